@@ -1,0 +1,1 @@
+"""What `offline` and `online` both stand on; knows no algorithm."""

@@ -1,0 +1,83 @@
+"""Checkpoint files: written whole or not at all, read without trust."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import ToolkitError
+
+FORMAT_VERSION = 1
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Replace `path` by `data`: a reader, a crash or a full disk finds old or new, never half.
+
+    Raises ToolkitError naming the file if it cannot be written; the previous file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ToolkitError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def save(path: Path, kind: str, contents: dict[str, Any]) -> None:
+    """Write `contents` (tensors, numbers, text, lists, dicts) as a checkpoint of this `kind`."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save({"kind": kind, "format_version": FORMAT_VERSION, **contents}, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of this `kind` without running code from it.
+
+    Raises ToolkitError naming the file if it is missing, corrupt, of another kind or newer.
+    """
+    if not path.is_file():
+        raise ToolkitError(f"no checkpoint at {path}")
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise ToolkitError(f"{path} is no readable checkpoint ({reason})") from error
+    if not isinstance(contents, dict) or contents.get("kind") != kind:
+        found = contents.get("kind") if isinstance(contents, dict) else type(contents).__name__
+        raise ToolkitError(f"{path} is not a checkpoint of kind {kind!r} (found {found!r})")
+    if contents["format_version"] > FORMAT_VERSION:
+        raise ToolkitError(f"{path} was written by a newer version of this toolkit")
+    return contents
+
+
+def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put `weights` into `module`; ToolkitError if they are those of another architecture."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ToolkitError(f"{path} holds another architecture ({reason})") from error

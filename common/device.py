@@ -1,0 +1,68 @@
+"""Where and in which precision the networks run, and how a host's memory is kept warm for them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+
+from common.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def choose_device(no_cuda: bool = False) -> torch.device:
+    """CUDA where there is a card and `no_cuda` does not forbid it, else the CPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse freed activations instead of returning them to the kernel.
+
+    A training step frees and allocates tens of megabytes; by default each time anew, and the page
+    faults cost more than a third of the step on two cores (`python -m benchmarks.throughput`).
+    Does nothing where the C library has no `mallopt`.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # names in glibc's malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed in hardware: Ampere cards on, AVX512-BF16 or AMX on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`auto` becomes bf16 where the hardware has it, else fp32; bf16 elsewhere is refused."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if precision == "bf16" and not has_bf16(device):
+        raise UsageError(
+            f"--precision bf16: this {device.type} device computes it only slowly; fp32?"
+        )
+    return precision
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Context in which matrix products and convolutions run in `precision` (fp32 or bf16)."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,196 @@
+"""Vectorised Procgen as a gymnasium `VectorEnv`, and the one table of level splits."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from common.errors import UsageError
+from common.games import DISTRIBUTION_MODES, FRAME_SHAPE, GAMES, NUM_ACTIONS
+
+NUM_VALIDATION_LEVELS = 50
+
+
+class LevelSplit(NamedTuple):
+    """A set of levels as Procgen takes it: seeds start_level .. start_level + num_levels - 1.
+
+    `num_levels == 0` means all seeds 0 .. 2^31 - 1; Procgen then ignores `start_level`.
+    """
+
+    name: str
+    start_level: int
+    num_levels: int
+
+
+def level_splits(num_levels: int) -> dict[str, LevelSplit]:
+    """The protocol of the benchmark: levels seen, 50 held-out levels next to them, all levels.
+
+    Source: Mediratta et al. 2024, section 3. The test split draws from all 2^31 seeds, so it
+    contains the training levels with negligible probability (200 / 2^31).
+    """
+    return {
+        "train": LevelSplit("train", 0, num_levels),
+        "validation": LevelSplit("validation", num_levels, NUM_VALIDATION_LEVELS),
+        "test": LevelSplit("test", num_levels + NUM_VALIDATION_LEVELS, 0),
+    }
+
+
+class ProcgenVectorEnv(VectorEnv):
+    """`num_envs` Procgen environments of one game stepped together by Procgen's own threads.
+
+    Observations are uint8 (num_envs, 64, 64, 3); actions int (num_envs,) in 0..14; rewards float32
+    (num_envs,), unscaled. Episodes restart by themselves in the same step: where `terminations` is
+    set, the observation is the first frame of the next level. Procgen ends an episode that runs too
+    long as it ends any other, so `truncations` is always False.
+
+    Infos hold int32 arrays (num_envs,): `level_seed` (the level now being played),
+    `prev_level_seed` (the level that just ended, where `terminations` is set) and
+    `prev_level_complete`.
+
+    The level that environment i plays as its k-th depends on `seed`, i and k alone.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(
+        self,
+        env_name: str,
+        num_envs: int,
+        start_level: int = 0,
+        num_levels: int = 200,
+        distribution_mode: str = "easy",
+        seed: int = 0,
+    ) -> None:
+        if env_name not in GAMES:
+            raise UsageError(f"unknown game {env_name!r}: choose one of {', '.join(GAMES)}")
+        if distribution_mode not in DISTRIBUTION_MODES:
+            raise UsageError(
+                f"unknown distribution mode {distribution_mode!r}: "
+                f"choose one of {', '.join(DISTRIBUTION_MODES)}"
+            )
+        self.env_name = env_name
+        self.num_envs = num_envs
+        self._options: dict[str, Any] = {
+            "start_level": start_level,
+            "num_levels": num_levels,
+            "distribution_mode": distribution_mode,
+            # More threads than cores only add switching; one per environment is the limit.
+            "num_threads": max(1, min(num_envs, os.cpu_count() or 1)),
+        }
+        self.single_observation_space = gymnasium.spaces.Box(0, 255, FRAME_SHAPE, np.uint8)
+        self.single_action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._seed = seed
+        self._fresh = True
+        self._engine = self._build()
+
+    def _build(self) -> Any:
+        _silence_gym_notice()
+        from procgen import ProcgenGym3Env
+
+        return ProcgenGym3Env(
+            num=self.num_envs, env_name=self.env_name, rand_seed=self._seed, **self._options
+        )
+
+    def _infos(self) -> dict[str, Any]:
+        # gym3 would build one dict per environment and step; its buffers hold the same as arrays.
+        buffers: dict[str, np.ndarray] = self._engine._info
+        return {key: value.copy() for key, value in buffers.items()}
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """First frames (num_envs, 64, 64, 3) uint8 and infos.
+
+        Procgen cannot be reset, so a second call builds the environments anew: the same levels
+        again, or those of another `seed`.
+        """
+        if isinstance(seed, list):
+            raise UsageError("Procgen takes one seed for all environments, not a list")
+        if seed is not None and seed != self._seed:
+            self._seed, self._fresh = seed, False
+        if not self._fresh:
+            self._engine.close()
+            self._engine = self._build()
+        self._fresh = False
+        _, observations, _ = self._engine.observe()
+        return observations["rgb"].copy(), self._infos()
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Play one step; see the class for shapes and for what happens at an episode's end."""
+        self._fresh = False
+        self._engine.act(np.asarray(actions))
+        rewards, observations, firsts = self._engine.observe()
+        terminations = np.array(firsts, dtype=bool)
+        return (
+            observations["rgb"].copy(),
+            np.array(rewards, dtype=np.float32),
+            terminations,
+            np.zeros_like(terminations),
+            self._infos(),
+        )
+
+    def save_state(self) -> list[bytes]:
+        """The whole state of every environment, level generators included."""
+        states: list[bytes] = self._engine.get_state()
+        return states
+
+    def restore_state(self, states: list[bytes]) -> None:
+        """Continue from `save_state()` of an environment made with the same arguments."""
+        self._engine.set_state(states)
+        self._fresh = False
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free Procgen's threads and memory; called once by `close()`."""
+        self._engine.close()
+
+
+def _silence_gym_notice() -> None:
+    """Procgen imports the old `gym`, which prints a notice that users cannot act on."""
+    try:
+        import gym_notices.notices as notices
+    except ImportError:
+        return
+    notices.notices.clear()
+
+
+def procgen_build() -> dict[str, str]:
+    """Which Procgen draws here: package, version and the Qt it renders with."""
+    for package in ("procgen-mirror", "procgen"):
+        try:
+            distribution = importlib.metadata.distribution(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        qt = [f.name for f in distribution.files or [] if f.name.startswith("libQt5Gui")]
+        return {
+            "package": package,
+            "version": distribution.version,
+            "qt": qt[0] if qt else "system",
+        }
+    return {"package": "none", "version": "none", "qt": "none"}
+
+
+def frame_fingerprint(env_name: str, distribution_mode: str = "easy") -> str:
+    """A short hash of the first frames of levels 0 to 3.
+
+    Builds of Procgen agree in dynamics but not in every pixel; two builds that draw alike give the
+    same fingerprint.
+    """
+    digest = hashlib.sha256()
+    for level in range(4):
+        env = ProcgenVectorEnv(
+            env_name, 1, start_level=level, num_levels=1, distribution_mode=distribution_mode
+        )
+        digest.update(env.reset()[0].tobytes())
+        env.close()
+    return digest.hexdigest()[:16]

@@ -1,0 +1,172 @@
+"""Command-line flags as data, and the one way a command ends: an exit code and at most one line.
+
+A flag is written `--name=value` or `--name value`, booleans as True/False. A `Flag` states its
+type, default, range and help once; parsing, `--help` and the checks all read that one statement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from common.errors import ToolkitError, UsageError
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One setting of a command.
+
+    `minimum` and `maximum` are inclusive; `above` and `below` are exclusive bounds. `many` takes
+    several values, as `--f a b` and as `--f a --f b`. `algorithms` names those that use the flag;
+    empty means all of them.
+    """
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    choices: tuple[Any, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    many: bool = False
+    algorithms: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> Any:
+        """The value that `text` stands for; UsageError names the flag, the value and the range."""
+        if self.type is bool:
+            return self._parse_bool(text)
+        try:
+            value = self.type(text)
+        except ValueError:
+            value = self._parse_integral_float(text)
+        if self.choices and value not in self.choices:
+            near = difflib.get_close_matches(str(value), [str(c) for c in self.choices], n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            allowed = ", ".join(str(c) for c in self.choices)
+            raise UsageError(f"--{self.name} {text}: choose one of {allowed}.{hint}")
+        self._check_range(value, text)
+        return value
+
+    def _parse_bool(self, text: str) -> bool:
+        words = {"true": True, "false": False, "1": True, "0": False}
+        if text.lower() not in words:
+            raise UsageError(f"--{self.name} {text}: write True or False")
+        return words[text.lower()]
+
+    def _parse_integral_float(self, text: str) -> int:
+        """Whole numbers written 1e6 are accepted for integers, as researchers write them."""
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if self.type is not int or not number.is_integer():
+            kind = {int: "a whole number", float: "a number"}.get(self.type, "a value")
+            raise UsageError(f"--{self.name} {text}: write {kind}")
+        return int(number)
+
+    def _check_range(self, value: Any, text: str) -> None:
+        if not isinstance(value, int | float):
+            return
+        bounds = [
+            (self.minimum, "at least", lambda low: value >= low),
+            (self.maximum, "at most", lambda high: value <= high),
+            (self.above, "above", lambda low: value > low),
+            (self.below, "below", lambda high: value < high),
+        ]
+        for bound, words, holds in bounds:
+            if bound is not None and not holds(bound):
+                raise UsageError(f"--{self.name} {text}: must be {words} {bound:g}")
+        if math.isnan(value) or math.isinf(value):
+            raise UsageError(f"--{self.name} {text}: must be a finite number")
+
+    def describe(self) -> str:
+        """The help line: text, algorithms that use the flag, choices and default."""
+        parts = [self.help.replace("%", "%%")]
+        if self.algorithms:
+            parts.append(f"[{', '.join(self.algorithms)}]")
+        if self.choices and self.type is not bool:
+            parts.append(f"One of: {', '.join(str(c) for c in self.choices)}.")
+        shown = self.default if self.default not in (None, "", []) else "none"
+        parts.append(f"(default: {shown})")
+        return " ".join(parts)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing usage and exiting: the line belongs to `run_command`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+def parse_flags(
+    flags: Sequence[Flag], argv: Sequence[str] | None, description: str
+) -> argparse.Namespace:
+    """Parse `argv` (default: the process's) into a namespace with one attribute per flag.
+
+    Raises UsageError for an unknown flag (the nearest known one is named) or a bad value. The
+    attribute `given` holds the names that stood on the command line.
+    """
+    parser = _Parser(description=description, allow_abbrev=False)
+    for flag in flags:
+        options: dict[str, Any] = {"help": flag.describe(), "default": argparse.SUPPRESS}
+        options["metavar"] = {bool: "True|False", int: "N", float: "X"}.get(flag.type, "TEXT")
+        if flag.many:
+            options.update(nargs="+", action="extend")
+        elif flag.type is bool:
+            # A bare `--resume` means `--resume True`.
+            options.update(nargs="?", const="True")
+        parser.add_argument(f"--{flag.name}", **options)
+    parsed, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UsageError(_unknown_message(unknown[0], flags))
+    given = vars(parsed)
+    settings = argparse.Namespace(given=frozenset(given))
+    for flag in flags:
+        if flag.name not in given:
+            value = list(flag.default) if flag.many else flag.default
+        elif flag.many:
+            value = [flag.parse(text) for text in given[flag.name]]
+        else:
+            value = flag.parse(given[flag.name])
+        setattr(settings, flag.name, value)
+    return settings
+
+
+def _unknown_message(argument: str, flags: Sequence[Flag]) -> str:
+    if not argument.startswith("--"):
+        return f"unexpected argument {argument!r}: flags are written --name=value (see --help)"
+    name = argument[2:].split("=")[0]
+    near = difflib.get_close_matches(name, [flag.name for flag in flags], n=1)
+    hint = f"did you mean --{near[0]}?" if near else "see --help"
+    return f"unknown flag --{name}: {hint}"
+
+
+def run_command(
+    body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None
+) -> int:
+    """Run a command's body and turn what the user can mend into one line and an exit code.
+
+    0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C. An `OSError` is the world's fault,
+    never a bug of ours, so it too is one line.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return body(argv) or 0
+    except ToolkitError as error:
+        message, code = str(error), error.exit_code
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        message, code = f"{name}{error.strerror or error}", 1
+    except KeyboardInterrupt:
+        message, code = "stopped by Ctrl-C", 130
+    sys.stdout.flush()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,132 @@
+"""The run folder: logs.csv, out.log, meta.json and the `latest` link."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.checkpoints import write_atomically
+from common.errors import ToolkitError
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """`<save_path>/<env_name>/<xpid>/`, created on construction.
+
+    Raises ToolkitError naming the path if it cannot be made or written.
+    """
+
+    def __init__(self, save_path: str | Path, env_name: str, xpid: str) -> None:
+        self.path = Path(save_path) / env_name / xpid
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ToolkitError(f"cannot write to {self.path}: {error.strerror}") from error
+        self._link_latest()
+
+    def _link_latest(self) -> None:
+        link = self.path.parent / "latest"
+        temporary = link.with_name(f".latest.{os.getpid()}")
+        if link.exists() and not link.is_symlink():
+            return  # somebody's run is called "latest"
+        temporary.symlink_to(self.path.name)
+        os.replace(temporary, link)
+
+    def log_to_file(self) -> logging.Handler:
+        """Copy every log line to out.log from now on; the caller removes the handler at the end."""
+        handler = logging.FileHandler(self.path / "out.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger().addHandler(handler)
+        return handler
+
+    def write_json(self, name: str, contents: Mapping[str, Any]) -> None:
+        """Write `contents` as indented JSON to the file `name` of the folder."""
+        text = json.dumps(contents, indent=2, sort_keys=True, default=str)
+        write_atomically(self.path / name, (text + "\n").encode())
+
+
+class CsvLog:
+    """An append-only table whose columns are those of its first row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row; the header is written first where the file is new."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(row))
+        if not self.path.exists():
+            writer.writeheader()
+        writer.writerow(row)
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="") as file:
+                file.write(buffer.getvalue())
+        except OSError as error:
+            raise ToolkitError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def keep_rows(self, count: int) -> None:
+        """Drop every row after the first `count`: an interrupted run will write them again."""
+        if not self.path.exists():
+            return
+        with open(self.path, encoding="utf-8", newline="") as file:
+            lines = file.read().splitlines(keepends=True)
+        if count == 0:
+            self.path.unlink()
+        elif len(lines) > count + 1:
+            write_atomically(self.path, "".join(lines[: count + 1]).encode())
+
+
+def describe_run(settings: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """What meta.json holds: settings, versions, git commit, machine, Procgen build and `facts`.
+
+    Never the environment variables: they hold credentials.
+    """
+    import gymnasium
+    import numpy
+    import torch
+
+    from common.envs import procgen_build
+
+    return {
+        "settings": dict(settings),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "gymnasium": gymnasium.__version__,
+        },
+        "git_commit": _git_commit(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "procgen": procgen_build(),
+        **facts,
+    }
+
+
+def _git_commit() -> str:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,47 @@
+"""Drawing actions from a policy's logits, one stream of random numbers per environment."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ActionSampler:
+    """Samples categorical actions, or takes the likeliest when `deterministic`.
+
+    Every environment has its own generator, so the actions taken in a batch of environments are
+    those taken in each environment alone, whichever others are still playing.
+    """
+
+    _BLOCK = 256
+
+    def __init__(self, deterministic: bool = False) -> None:
+        self.deterministic = deterministic
+
+    def reset(self, num_envs: int, seed: int) -> None:
+        """Start the streams of `num_envs` environments."""
+        self._generators = [np.random.default_rng([seed, i]) for i in range(num_envs)]
+        self._numbers = np.empty((num_envs, self._BLOCK))
+        self._used = np.full(num_envs, self._BLOCK)
+
+    def uniforms(self, env_ids: np.ndarray) -> np.ndarray:
+        """The next number in [0, 1) of each environment in `env_ids` (n,) int; (n,) float64."""
+        for i in env_ids[self._used[env_ids] == self._BLOCK]:
+            self._numbers[i] = self._generators[i].random(self._BLOCK)
+            self._used[i] = 0
+        numbers: np.ndarray = self._numbers[env_ids, self._used[env_ids]]
+        self._used[env_ids] += 1
+        return numbers
+
+    def actions(self, logits: Tensor, env_ids: np.ndarray) -> np.ndarray:
+        """Actions (n,) int64 for `logits` (n, num_actions) of the environments `env_ids` (n,)."""
+        if self.deterministic:
+            likeliest: np.ndarray = logits.argmax(-1).cpu().numpy()
+            return likeliest
+        # The first action whose cumulative probability exceeds the draw. Scaling the draw by the
+        # last entry keeps a sum of probabilities just below one from giving an action too many.
+        cumulative = torch.softmax(logits.double(), -1).cumsum(-1).cpu().numpy()
+        draws = self.uniforms(env_ids)[:, None] * cumulative[:, -1:]
+        sampled: np.ndarray = (draws >= cumulative).sum(-1)
+        return sampled
