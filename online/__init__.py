@@ -1,0 +1,1 @@
+"""Online PPO: trains the behaviour policies and collects the datasets. See online/README.md."""

@@ -1,0 +1,92 @@
+"""Every flag of the online commands, once: name, type, default, range and help."""
+
+from __future__ import annotations
+
+import argparse
+
+from common.flags import Flag
+from common.games import DISTRIBUTION_MODES, GAMES
+
+_ENV_NAME = Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES)
+_MODE = Flag("distribution_mode", str, "easy", "Procgen difficulty.", choices=DISTRIBUTION_MODES)
+_NUM_LEVELS = Flag(
+    "num_levels", int, 200, "Number of training levels; 0 draws from all of them.", minimum=0
+)
+_START_LEVEL = Flag("start_level", int, 0, "Seed of the first training level.", minimum=0)
+_SEED = Flag("seed", int, 88, "Random seed of everything.", minimum=0, maximum=2**31 - 1)
+_NO_CUDA = Flag("no_cuda", bool, False, "Stay on the CPU even where there is a CUDA card.")
+_HIDDEN = Flag("hidden_size", int, 256, "Features of the IMPALA trunk.", minimum=1)
+_PROCESSES = Flag("num_processes", int, 64, "Environments stepped together.", minimum=1)
+_DATA_DIR = Flag(
+    "dataset_saving_dir", str, "data/ppo", "Folder for episode files; <dir>/<env_name>/ is made."
+)
+_SAVE_DATASET = "Record the episodes: raw rewards, uint8 frames, whole episodes."
+
+TRAINER_FLAGS = (
+    Flag("algo", str, "ppo", "Learning algorithm.", choices=("ppo",)),
+    _ENV_NAME,
+    _MODE,
+    _NUM_LEVELS,
+    _START_LEVEL,
+    _SEED,
+    _NO_CUDA,
+    Flag("num_env_steps", int, 25_000_000, "Environment steps to train for.", minimum=1),
+    _PROCESSES,
+    Flag("num_steps", int, 256, "Steps of each environment between updates.", minimum=1),
+    Flag("ppo_epoch", int, 3, "Passes over the collected steps per update.", minimum=1),
+    Flag("num_mini_batch", int, 8, "Minibatches per pass.", minimum=1),
+    Flag("lr", float, 5e-4, "Learning rate of Adam.", above=0),
+    Flag("eps", float, 1e-5, "Epsilon of Adam.", above=0),
+    Flag("gamma", float, 0.999, "Discount per step.", minimum=0, maximum=1),
+    Flag("gae_lambda", float, 0.95, "Lambda of the advantage estimate.", minimum=0, maximum=1),
+    Flag("clip_param", float, 0.2, "Clipping range of ratio and value.", above=0),
+    Flag("entropy_coef", float, 0.01, "Weight of the entropy bonus.", minimum=0),
+    Flag("value_loss_coef", float, 0.5, "Weight of the value loss.", minimum=0),
+    Flag("max_grad_norm", float, 0.5, "Largest gradient norm.", above=0),
+    _HIDDEN,
+    Flag("precision", str, "auto", "Arithmetic of the update.", choices=("auto", "fp32", "bf16")),
+    Flag("model_saving_dir", str, "runs/online", "Runs go to <dir>/<env_name>/<xpid>/."),
+    Flag("xpid", str, "", "Name of the run; made from the settings when empty."),
+    Flag("checkpoint_path", str, "", "Start from the weights of this checkpoint."),
+    Flag("resume", bool, False, "Continue from rolling/model.pt, exactly."),
+    Flag("log_interval", int, 1, "Updates between rows of logs.csv.", minimum=1),
+    Flag("archive_interval", int, 50, "Updates between archived checkpoints.", minimum=1),
+    Flag("save_dataset", bool, False, _SAVE_DATASET),
+    _DATA_DIR,
+)
+
+COLLECTOR_FLAGS = (
+    _ENV_NAME,
+    _MODE,
+    _NUM_LEVELS,
+    _START_LEVEL,
+    _SEED,
+    _NO_CUDA,
+    _HIDDEN,
+    _PROCESSES,
+    Flag("checkpoint_path", str, "", "Policy to play; empty takes the bundled one of the game."),
+    Flag("num_env_steps", int, 100_000_000, "Most environment steps to play.", minimum=1),
+    Flag("capacity", int, 1_000_000, "Transitions to collect, in whole episodes.", minimum=1),
+    Flag(
+        "ratio",
+        float,
+        0.0,
+        "Instead of checkpoint_path: in every run below ratio_checkpoint_dir, the archived policy "
+        "whose return is closest to this share of the final one's; 0 is off.",
+        minimum=0,
+        maximum=1,
+    ),
+    Flag("ratio_checkpoint_dir", str, "", "Folder searched for runs of online.trainer."),
+    Flag("ratio_dataset_dir", str, "", "Folder for episodes of --ratio; <dir>/<env_name>/<xpid>/."),
+    Flag("save_dataset", bool, True, _SAVE_DATASET + " False only plays and reports returns."),
+    Flag(_DATA_DIR.name, str, "data/collected", _DATA_DIR.help),
+)
+
+
+def ppo_xpid(settings: argparse.Namespace) -> str:
+    """The name of a PPO run, made from the settings that the paper's grids vary."""
+    return (
+        f"{settings.env_name}-{settings.distribution_mode}-{settings.num_levels}-ppo"
+        f"-lr{settings.lr:g}-epoch{settings.ppo_epoch}-mb{settings.num_mini_batch}"
+        f"-v{settings.value_loss_coef:g}-ha{settings.entropy_coef:g}_{settings.seed}"
+    )

@@ -1,0 +1,96 @@
+"""Playing a trained policy: to collect episodes, and to measure it on each split of levels."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.device import choose_device
+from common.envs import ProcgenVectorEnv
+from common.errors import ToolkitError, UsageError
+from common.rollout import EpisodeResult, rollout
+from common.seeding import derive_seed, seed_everything
+from online.episode_archive import EpisodeArchive
+from online.policy_files import load_policy
+from online.ppo import PPOPolicy
+
+logger = logging.getLogger(__name__)
+
+
+def open_policy(checkpoint: Path, settings: argparse.Namespace) -> PPOPolicy:
+    """The policy of a checkpoint, sampling its actions.
+
+    Raises ToolkitError if it cannot be read, UsageError if it is of another game or size.
+    """
+    device = choose_device(settings.no_cuda)
+    network, facts = load_policy(checkpoint, device)
+    for name in ("env_name", "hidden_size"):
+        if facts[name] != getattr(settings, name):
+            raise UsageError(
+                f"--{name} {getattr(settings, name)}: {checkpoint} was trained with {facts[name]}"
+            )
+    return PPOPolicy(network, device)
+
+
+def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> None:
+    """Play the policy in `checkpoint` until `capacity` transitions are written below `folder`.
+
+    Only whole episodes count, so up to one episode per environment is played in vain. Stops at
+    `num_env_steps` steps; ToolkitError if no episode ended by then.
+    """
+    archive = EpisodeArchive(folder / settings.env_name)
+    if settings.save_dataset:
+        archive.require_empty()
+    seed_everything(settings.seed)
+    policy = open_policy(checkpoint, settings)
+    logger.info("collecting %s with %s", settings.env_name, checkpoint)
+    env = ProcgenVectorEnv(
+        settings.env_name,
+        settings.num_processes,
+        settings.start_level,
+        settings.num_levels,
+        settings.distribution_mode,
+        derive_seed(settings.seed, "collection", "levels"),
+    )
+    finished: list[EpisodeResult] = []
+    bar = tqdm(
+        total=settings.capacity,
+        unit="transition",
+        unit_scale=True,
+        desc=f"collecting {settings.env_name}",
+        mininterval=0.5,
+    )
+
+    def note(episode: EpisodeResult) -> None:
+        finished.append(episode)
+        bar.update(episode.length)
+
+    def keep_going(steps: int) -> bool:
+        return bool(bar.n < settings.capacity and steps < settings.num_env_steps)
+
+    if settings.save_dataset:
+        archive.note_build(settings.env_name, settings.distribution_mode)
+    with bar:
+        rollout(
+            env,
+            policy,
+            seed=derive_seed(settings.seed, "collection", "actions"),
+            keep_going=keep_going,
+            listener=archive if settings.save_dataset else None,
+            on_episode=note,
+        )
+    env.close()
+    if not finished:
+        raise ToolkitError(f"no episode ended within --num_env_steps {settings.num_env_steps}")
+    returns = np.array([episode.episode_return for episode in finished])
+    logger.info(
+        "%d episodes, %d transitions, mean return %.2f%s",
+        len(finished),
+        sum(episode.length for episode in finished),
+        returns.mean(),
+        f", in {archive.folder}" if settings.save_dataset else "",
+    )

@@ -1,0 +1,77 @@
+"""Episodes into files while they are played: by the collector, and by PPO as it learns."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from common.checkpoints import write_atomically
+from common.envs import frame_fingerprint, procgen_build
+from common.episodes import EpisodeRecorder, list_episode_files, parse_name, write_episode
+from common.errors import UsageError
+
+
+class EpisodeArchive:
+    """Writes whole episodes to `folder`, numbered in the order in which they end.
+
+    A `StepListener`: raw rewards, uint8 frames, level seeds in the names. `transitions` counts
+    what has been written. `build.json` notes which Procgen drew the frames.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recorder = EpisodeRecorder()
+        self.next_index = 0
+        self.transitions = 0
+        self._timestamp = time.strftime("%Y%m%dT%H%M%S")
+
+    def require_empty(self) -> None:
+        """UsageError if the folder holds episodes already: two collections are never mixed."""
+        there = len(list_episode_files(self.folder)) if self.folder.is_dir() else 0
+        if there:
+            raise UsageError(
+                f"{self.folder} holds {there} episodes already: name another --dataset_saving_dir"
+            )
+
+    def note_build(self, env_name: str, distribution_mode: str) -> None:
+        """Write build.json: package, version and Qt of Procgen, and its fingerprint of frames."""
+        contents = {
+            "build": procgen_build(),
+            "fingerprint": frame_fingerprint(env_name, distribution_mode),
+        }
+        text = json.dumps(contents, indent=2) + "\n"
+        write_atomically(self.folder / "build.json", text.encode())
+
+    def restart_at(self, index: int, num_envs: int) -> None:
+        """Go on after an interruption: remove the files written after the last checkpoint.
+
+        The episodes that were under way are played to their end but not recorded.
+        """
+        self.next_index = index
+        for path in self.folder.glob("*.npz"):
+            name = parse_name(path)
+            if name is not None and name.index >= index:
+                path.unlink()
+        self.recorder.begin_under_way(num_envs)
+
+    def begin(self, observations: np.ndarray, level_seeds: np.ndarray) -> None:
+        """The environments' first frames; see `EpisodeRecorder.begin`."""
+        self.recorder.begin(observations, level_seeds)
+
+    def step(
+        self,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        next_observations: np.ndarray,
+        level_seeds: np.ndarray,
+    ) -> None:
+        """Record one step of every environment and write the episodes that ended with it."""
+        ended = self.recorder.step(actions, rewards, dones, next_observations, level_seeds)
+        for episode in ended:
+            write_episode(self.folder, episode, self.next_index, self._timestamp)
+            self.next_index += 1
+            self.transitions += episode.length

@@ -1,0 +1,26 @@
+"""Train a behaviour policy with PPO: `python -m online.trainer --env_name=miner`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from common.flags import parse_flags, run_command
+from online.arguments import TRAINER_FLAGS
+
+
+def _train(argv: Sequence[str] | None) -> None:
+    settings: argparse.Namespace = parse_flags(TRAINER_FLAGS, argv, __doc__ or "")
+    from online.training import train
+
+    train(settings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0 done, 1 failed, 2 bad arguments."""
+    return run_command(_train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""PPO from the first frame to the final policy: rollouts, updates, logs, checkpoints, resume."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common import checkpoints
+from common.device import choose_device, resolve_precision
+from common.envs import ProcgenVectorEnv
+from common.errors import UsageError
+from common.games import NUM_ACTIONS
+from common.interrupts import Stopped, StopRequest
+from common.run_logger import CsvLog, RunFolder, describe_run
+from common.seeding import (
+    derive_seed,
+    restore_torch_random_state,
+    seed_everything,
+    torch_random_state,
+)
+from online.arguments import ppo_xpid
+from online.episode_archive import EpisodeArchive
+from online.policy_files import KIND, load_policy, save_policy
+from online.ppo import PPO, ActorCritic, RewardScaler, RolloutBatch, generalised_advantages
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """One PPO run: everything that `rolling/model.pt` keeps, and the loop over updates."""
+
+    def __init__(self, settings: argparse.Namespace, folder: RunFolder) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.device = choose_device(settings.no_cuda)
+        seed_everything(settings.seed)
+        network = ActorCritic(NUM_ACTIONS, settings.hidden_size).to(self.device)
+        if settings.checkpoint_path:
+            start, _ = load_policy(Path(settings.checkpoint_path), self.device)
+            checkpoints.load_weights(network, start.state_dict(), Path(settings.checkpoint_path))
+        self.ppo = PPO(
+            network,
+            lr=settings.lr,
+            eps=settings.eps,
+            clip_param=settings.clip_param,
+            ppo_epoch=settings.ppo_epoch,
+            num_mini_batch=settings.num_mini_batch,
+            value_loss_coef=settings.value_loss_coef,
+            entropy_coef=settings.entropy_coef,
+            max_grad_norm=settings.max_grad_norm,
+            precision=resolve_precision(settings.precision, self.device),
+        )
+        self.env = ProcgenVectorEnv(
+            settings.env_name,
+            settings.num_processes,
+            settings.start_level,
+            settings.num_levels,
+            settings.distribution_mode,
+            derive_seed(settings.seed, "ppo", "levels"),
+        )
+        self.scaler = RewardScaler(settings.num_processes, settings.gamma)
+        self.order = np.random.default_rng(derive_seed(settings.seed, "ppo", "minibatches"))
+        self.observations, infos = self.env.reset()
+        self.update = 0
+        self.rows = 0
+        self.elapsed = 0.0
+        self.episodes = 0
+        self.episode_returns = np.zeros(settings.num_processes)
+        self.recent: collections.deque[float] = collections.deque(maxlen=100)
+        self.archive: EpisodeArchive | None = None
+        if settings.save_dataset:
+            self.archive = EpisodeArchive(Path(settings.dataset_saving_dir) / settings.env_name)
+            self.archive.note_build(settings.env_name, settings.distribution_mode)
+            self.archive.begin(self.observations, infos["level_seed"])
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps between two updates, over all environments."""
+        return int(self.settings.num_steps * self.settings.num_processes)
+
+    @property
+    def mean_return(self) -> float:
+        """Mean raw return of the last 100 episodes; 0 before the first one ends."""
+        return float(np.mean(self.recent)) if self.recent else 0.0
+
+    def collect(self, stop: StopRequest) -> RolloutBatch:
+        """Play `num_steps` steps in every environment with the present policy."""
+        shape = (self.settings.num_steps, self.settings.num_processes)
+        observations = torch.empty((*shape, 64, 64, 3), dtype=torch.uint8, device=self.device)
+        actions = torch.empty(shape, dtype=torch.int64, device=self.device)
+        log_probs, values, rewards, dones = (
+            torch.empty(shape, device=self.device) for _ in range(4)
+        )
+        for t in range(shape[0]):
+            if stop.signal_number is not None:
+                raise Stopped(
+                    f"stopped; --resume True continues {self.folder.path}", stop.signal_number
+                )
+            observations[t] = torch.from_numpy(self.observations).to(self.device)
+            with torch.no_grad():
+                logits, values[t] = self.ppo.network(observations[t])
+                log_policy = torch.log_softmax(logits, -1)
+                actions[t] = torch.multinomial(log_policy.exp(), 1).squeeze(-1)
+                log_probs[t] = log_policy.gather(-1, actions[t][:, None]).squeeze(-1)
+            played = actions[t].cpu().numpy()
+            next_observations, raw_rewards, ended, _, infos = self.env.step(played)
+            if self.archive is not None:
+                self.archive.step(
+                    played, raw_rewards, ended, next_observations, infos["level_seed"]
+                )
+            self._count(raw_rewards, ended)
+            rewards[t] = torch.from_numpy(self.scaler.scale(raw_rewards, ended)).to(self.device)
+            dones[t] = torch.from_numpy(ended).to(self.device)
+            self.observations = next_observations
+        with torch.no_grad():
+            _, last_values = self.ppo.network(torch.from_numpy(self.observations).to(self.device))
+        advantages = generalised_advantages(
+            rewards, values, dones, last_values, self.settings.gamma, self.settings.gae_lambda
+        )
+        return RolloutBatch(
+            observations, actions, log_probs, values, advantages, advantages + values
+        )
+
+    def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
+        self.episode_returns += rewards
+        self.recent.extend(self.episode_returns[ended].tolist())
+        self.episodes += int(ended.sum())
+        self.episode_returns[ended] = 0.0
+
+    def run(self) -> None:
+        """Train to `num_env_steps`, then write the final policy."""
+        updates = -(-self.settings.num_env_steps // self.steps_per_update)
+        log = CsvLog(self.folder.path / "logs.csv")
+        log.keep_rows(self.rows)
+        bar = tqdm(
+            total=updates * self.steps_per_update,
+            initial=self.update * self.steps_per_update,
+            unit="step",
+            unit_scale=True,
+            desc=f"PPO {self.settings.env_name}",
+            mininterval=1.0,
+        )
+        with StopRequest() as stop, bar:
+            while self.update < updates:
+                start = time.perf_counter()
+                parts = self.ppo.update(self.collect(stop), self.order)
+                self.update += 1
+                seconds = time.perf_counter() - start
+                self.elapsed += seconds
+                bar.update(self.steps_per_update)
+                bar.set_postfix(episode_return=f"{self.mean_return:.2f}", refresh=False)
+                if self.update % self.settings.log_interval == 0 or self.update == updates:
+                    log.append(self._row(parts, seconds))
+                    self.rows += 1
+                self._save_rolling()
+                if self.update % self.settings.archive_interval == 0:
+                    name = f"model_{self.update}_{self.mean_return:.2f}.pt"
+                    self._save_policy(self.folder.path / "checkpoint" / name)
+        final = self.folder.path / "final" / f"model_{self.mean_return:.2f}.pt"
+        self._save_policy(final)
+        logger.info("final policy: %s", final)
+        self.env.close()
+
+    def _row(self, parts: dict[str, float], seconds: float) -> dict[str, Any]:
+        return {
+            "update": self.update,
+            "steps": self.update * self.steps_per_update,
+            "episodes": self.episodes,
+            "mean_return": self.mean_return,
+            **parts,
+            "elapsed_seconds": round(self.elapsed, 1),
+            "steps_per_second": round(self.steps_per_update / seconds, 1),
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        names = (
+            "env_name",
+            "distribution_mode",
+            "num_levels",
+            "start_level",
+            "hidden_size",
+            "seed",
+        )
+        return {
+            **{name: getattr(self.settings, name) for name in names},
+            "update": self.update,
+            "steps": self.update * self.steps_per_update,
+            "mean_return": self.mean_return,
+        }
+
+    def _save_policy(self, path: Path) -> None:
+        save_policy(path, self.ppo.network, self._facts())
+
+    def _save_rolling(self) -> None:
+        training = {
+            "optimiser": self.ppo.optimiser.state_dict(),
+            "scaler": self.scaler.state(),
+            "random": torch_random_state(),
+            "order": self.order.bit_generator.state,
+            "env": [
+                torch.frombuffer(bytearray(s), dtype=torch.uint8) for s in self.env.save_state()
+            ],
+            "observations": torch.from_numpy(self.observations),
+            "episode_returns": self.episode_returns.tolist(),
+            "recent": list(self.recent),
+            "episodes": self.episodes,
+            "rows": self.rows,
+            "elapsed": self.elapsed,
+            "next_episode": self.archive.next_index if self.archive else 0,
+            "settings": _settings_that_shape(self.settings),
+        }
+        contents = {"network": self.ppo.network.state_dict(), **self._facts(), "training": training}
+        checkpoints.save(self.folder.path / "rolling" / "model.pt", KIND, contents)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a rolling checkpoint: the same numbers as an unbroken run on the CPU.
+
+        Episodes that were under way when the run was stopped are played on but not recorded.
+        """
+        contents = checkpoints.load(path, KIND, self.device)
+        if "training" not in contents:
+            raise UsageError(
+                f"{path} holds a policy only; --checkpoint_path starts from its weights"
+            )
+        training = contents["training"]
+        mine = _settings_that_shape(self.settings)
+        for name, value in training["settings"].items():
+            if mine[name] != value:
+                raise UsageError(f"--{name} {mine[name]}: the run in {path} has {name}={value}")
+        checkpoints.load_weights(self.ppo.network, contents["network"], path)
+        self.ppo.optimiser.load_state_dict(training["optimiser"])
+        self.scaler.restore(training["scaler"])
+        self.order.bit_generator.state = training["order"]
+        self.env.restore_state([bytes(state.cpu().numpy()) for state in training["env"]])
+        self.observations = training["observations"].cpu().numpy()
+        self.episode_returns = np.array(training["episode_returns"])
+        self.recent.extend(training["recent"])
+        self.update, self.episodes = contents["update"], training["episodes"]
+        self.rows, self.elapsed = training["rows"], training["elapsed"]
+        if self.archive is not None:
+            self.archive.restart_at(training["next_episode"], self.settings.num_processes)
+        restore_torch_random_state(training["random"])
+        logger.info("continuing after update %d", self.update)
+
+
+_FREE_TO_CHANGE = frozenset(
+    "resume no_cuda num_env_steps model_saving_dir xpid log_interval archive_interval "
+    "dataset_saving_dir given".split()
+)
+
+
+def _settings_that_shape(settings: argparse.Namespace) -> dict[str, Any]:
+    """The settings that a resumed run may not change."""
+    return {k: v for k, v in vars(settings).items() if k not in _FREE_TO_CHANGE}
+
+
+def train(settings: argparse.Namespace) -> None:
+    """Run `online.trainer` with parsed settings; a finished run says so and is left alone."""
+    folder = RunFolder(
+        settings.model_saving_dir, settings.env_name, settings.xpid or ppo_xpid(settings)
+    )
+    finished = sorted((folder.path / "final").glob("model_*.pt"))
+    rolling = folder.path / "rolling" / "model.pt"
+    if finished and settings.resume:
+        logger.info("already finished: %s", finished[-1])
+        return
+    if rolling.exists() and not settings.resume:
+        raise UsageError(
+            f"{folder.path} holds a run: --resume True continues it, --xpid names another"
+        )
+    handler = folder.log_to_file()
+    try:
+        trainer = Trainer(settings, folder)
+        folder.write_json(
+            "meta.json", describe_run({k: v for k, v in vars(settings).items() if k != "given"})
+        )
+        if rolling.exists():
+            trainer.restore(rolling)
+        trainer.run()
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
