@@ -1,0 +1,86 @@
+"""The contract between agents and everything else: training loop, evaluator and checkpoints."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import checkpoints
+from common.device import autocast, resolve_precision
+
+ViewKind = Literal["state_actions", "transitions", "windows"]
+Batch = TypeVar("Batch", bound=NamedTuple, contravariant=True)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What an agent must know of the data it was trained on; kept in its checkpoint."""
+
+    num_actions: int
+    max_return: float
+
+
+class OfflineAgent(nn.Module, ABC, Generic[Batch]):
+    """A method: how it learns from a batch (`update`) and how it plays (`act`).
+
+    Subclasses name the data view they learn from, register their networks as sub-modules and
+    their optimisers in `self.optimisers`; saving and loading then need no further code.
+    """
+
+    view: ClassVar[ViewKind]
+
+    def __init__(
+        self, settings: Mapping[str, Any], facts: DatasetFacts, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.settings = dict(settings)
+        self.facts = facts
+        self.device = device
+        self.precision = resolve_precision(settings["precision"], device)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step; scalar metrics stay on the device. `loss` is always among them."""
+
+    @abstractmethod
+    def reset(self, num_envs: int, seed: int) -> None:
+        """See `common.rollout.Policy`."""
+
+    @abstractmethod
+    def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:
+        """See `common.rollout.Policy`."""
+
+    def observe(
+        self, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, env_ids: np.ndarray
+    ) -> None:
+        """See `common.rollout.Policy`; agents without memory have nothing to do."""
+        del actions, rewards, dones, env_ids
+
+    def autocast(self) -> Any:
+        """The context in which networks run, in the precision of the settings."""
+        return autocast(self.device, self.precision)
+
+    def to_device(self, observations: np.ndarray) -> Tensor:
+        """Frames (n, 64, 64, 3) uint8 on the agent's device."""
+        return torch.from_numpy(observations).to(self.device)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that learning has changed: weights, targets, optimisers."""
+        return {
+            "weights": self.state_dict(),
+            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any], path: Path) -> None:
+        """Undo of `state()`; ToolkitError naming `path` for another architecture."""
+        checkpoints.load_weights(self, state["weights"], path)
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])

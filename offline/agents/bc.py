@@ -1,0 +1,69 @@
+"""Behavioural cloning (Pomerleau 1991): imitate the actions in the data.
+
+Loss      -log pi(a|s), averaged over the batch.
+Networks  encoder (`agent_model`), linear head with one logit per action.
+Acting    samples pi(.|s); its argmax when `deterministic` or `eval_eps` is 0.
+Top-x% BC is BC on the best episodes: `percentile` < 1.
+Deviates from the benchmark's released code in feeding pixels in [0, 1] (`scale_pixels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.encoders import make_encoder
+from common.sampling import ActionSampler
+from offline.agents.base import DatasetFacts, OfflineAgent
+from offline.data.views import TransitionBatch
+
+
+class Agent(OfflineAgent[TransitionBatch]):
+    """Behavioural cloning."""
+
+    view = "state_actions"
+
+    def __init__(
+        self, settings: Mapping[str, Any], facts: DatasetFacts, device: torch.device
+    ) -> None:
+        super().__init__(settings, facts, device)
+        self.encoder = make_encoder(
+            settings["agent_model"], settings["hidden_size"], settings["scale_pixels"]
+        )
+        self.head = nn.Linear(self.encoder.feature_size, facts.num_actions)
+        self.to(device)
+        self.optimisers["policy"] = torch.optim.Adam(self.parameters(), lr=settings["lr"])
+        self.sampler = ActionSampler(settings["deterministic"] or settings["eval_eps"] == 0)
+
+    def logits(self, observations: Tensor) -> Tensor:
+        """Action logits (B, num_actions) float32 for frames (B, 64, 64, 3) uint8."""
+        with self.autocast():
+            logits: Tensor = self.head(self.encoder(observations))
+        return logits.float()
+
+    def loss(self, batch: TransitionBatch) -> Tensor:
+        """Mean negative log-likelihood of the dataset's actions."""
+        return functional.cross_entropy(self.logits(batch.observations), batch.actions)
+
+    def update(self, batch: TransitionBatch) -> dict[str, Tensor]:
+        """One step of Adam on `loss`."""
+        optimiser = self.optimisers["policy"]
+        loss = self.loss(batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        return {"loss": loss.detach()}
+
+    def reset(self, num_envs: int, seed: int) -> None:
+        """Start the random streams of `num_envs` environments."""
+        self.sampler.reset(num_envs, seed)
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:
+        """Actions (n,) int64 for frames (n, 64, 64, 3) uint8."""
+        return self.sampler.actions(self.logits(self.to_device(observations)), env_ids)

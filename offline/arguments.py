@@ -1,0 +1,340 @@
+"""Every hyperparameter of the offline commands, once: name, type, default, help, who uses it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UsageError
+from common.flags import Flag, parse_flags
+from common.games import DISTRIBUTION_MODES, GAMES
+
+ALGORITHMS = ("bc", "bcq", "bct", "cql", "dt", "iql")
+# An algorithm is there when its file is; reading the folder keeps `--help` free of torch.
+AVAILABLE = tuple(
+    name for name in ALGORITHMS if (Path(__file__).parent / "agents" / f"{name}.py").is_file()
+)
+_VALUE_BASED = ("bcq", "cql", "iql")
+_TRANSFORMERS = ("bct", "dt")
+_AGENT_MODELS = ("dqn", "bcq", "pporesnetbase", "bcqresnetbase", "pporesnet20")
+
+EXPERIMENT_FLAGS = (
+    Flag("algo", str, "bc", "Offline method.", choices=AVAILABLE),
+    Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES),
+    Flag("distribution_mode", str, "easy", "Procgen difficulty.", choices=DISTRIBUTION_MODES),
+    Flag("num_levels", int, 200, "Number of training levels, seeds 0 and up.", minimum=1),
+    Flag("seed", int, 88, "Random seed of everything.", minimum=0, maximum=2**31 - 1),
+)
+
+DATA_FLAGS = (
+    Flag(
+        "dataset",
+        str,
+        (),
+        "Folders that hold one folder of episode files per game; several combine. None: the "
+        "built-in data, collected with the bundled policy on first use (50,000 transitions).",
+        many=True,
+    ),
+    Flag("dataset_size", int, 1_000_000, "Transitions to take, in whole episodes.", minimum=1),
+    Flag(
+        "episode_order",
+        str,
+        "recorded",
+        "Which episodes dataset_size takes first.",
+        choices=("recorded", "best", "random"),
+    ),
+    Flag(
+        "percentile",
+        float,
+        1.0,
+        "Of the episodes taken, keep the best ones up to this share of their transitions.",
+        above=0,
+        maximum=1,
+    ),
+    Flag("levels", int, (), "Use episodes of these level seeds only.", many=True, minimum=0),
+    Flag(
+        "skip_bad_episodes",
+        bool,
+        False,
+        "Skip and count episode files that are broken, instead of refusing the data.",
+    ),
+    Flag("pack_dir", str, "", "Folder for packed data; empty packs beside the episode files."),
+    Flag(
+        "data_device",
+        str,
+        "auto",
+        "Where frames live while training; auto takes the first that fits.",
+        choices=("auto", "cuda", "ram", "mmap"),
+    ),
+    Flag(
+        "memory_budget_gb",
+        float,
+        0.0,
+        "Most host memory for frames, in GB; 0 means 60% of what is free.",
+        minimum=0,
+    ),
+)
+
+MODEL_FLAGS = (
+    Flag("agent_model", str, "dqn", "Encoder of the frames.", choices=_AGENT_MODELS),
+    Flag(
+        "hidden_size",
+        int,
+        64,
+        "Channels of dqn's second convolution; features of the IMPALA encoders.",
+        minimum=1,
+    ),
+    Flag("scale_pixels", bool, True, "Feed pixels in [0, 1]; False feeds 0..255."),
+)
+
+OPTIMISATION_FLAGS = (
+    Flag("lr", float, 1e-3, "Learning rate.", above=0),
+    Flag("batch_size", int, 64, "Samples per gradient step.", minimum=1),
+    Flag("epochs", int, 10, "Passes over the data.", minimum=1),
+    Flag("gamma", float, 0.99, "Discount.", minimum=0, maximum=1, algorithms=_VALUE_BASED),
+    Flag(
+        "target_update_freq",
+        int,
+        1000,
+        "Gradient steps between updates of the target networks.",
+        minimum=1,
+        algorithms=_VALUE_BASED,
+    ),
+    Flag(
+        "perform_polyak_update",
+        bool,
+        False,
+        "Move targets by tau instead of copying.",
+        algorithms=_VALUE_BASED,
+    ),
+    Flag("tau", float, 0.005, "Polyak step.", above=0, maximum=1, algorithms=_VALUE_BASED),
+    Flag("cql_alpha", float, 0.1, "Weight of CQL's penalty.", minimum=0, algorithms=("cql",)),
+    Flag(
+        "bcq_threshold",
+        float,
+        0.1,
+        "BCQ allows actions at least this likely, relative to the likeliest.",
+        minimum=0,
+        maximum=1,
+        algorithms=("bcq",),
+    ),
+    Flag(
+        "iql_temperature",
+        float,
+        0.1,
+        "Inverse temperature of IQL's advantage weights; small behaves like BC.",
+        minimum=0,
+        algorithms=("iql",),
+    ),
+    Flag(
+        "iql_expectile",
+        float,
+        0.8,
+        "Expectile of IQL's value; 0.5 is the mean, towards 1 the maximum over actions.",
+        above=0,
+        below=1,
+        algorithms=("iql",),
+    ),
+    Flag(
+        "dt_context_length",
+        int,
+        128,
+        "Steps that the transformer sees.",
+        minimum=1,
+        algorithms=_TRANSFORMERS,
+    ),
+    Flag(
+        "dt_rtg_noise_prob",
+        float,
+        0.0,
+        "Chance that a return-to-go is replaced by a uniform draw.",
+        minimum=0,
+        maximum=1,
+        algorithms=("dt",),
+    ),
+    Flag(
+        "dt_eval_ret",
+        float,
+        0,
+        "Target return at evaluation, in multiples of the largest return in the data.",
+        algorithms=_TRANSFORMERS,
+    ),
+    Flag("lr_decay", bool, True, "Decay the rate by a cosine.", algorithms=_TRANSFORMERS),
+    Flag(
+        "warmup_tokens",
+        int,
+        10240,
+        "Tokens of linear warm-up.",
+        minimum=0,
+        algorithms=_TRANSFORMERS,
+    ),
+    Flag("weight_decay", float, 0.1, "AdamW decay.", minimum=0, algorithms=_TRANSFORMERS),
+    Flag("grad_norm_clip", float, 1.0, "Largest gradient norm.", above=0, algorithms=_TRANSFORMERS),
+)
+
+EVALUATION_FLAGS = (
+    Flag("eval_freq", int, 10, "Epochs between evaluations.", minimum=1),
+    Flag("num_eval_episodes", int, 10, "Episodes per split and evaluation.", minimum=1),
+    Flag(
+        "num_final_episodes",
+        int,
+        100,
+        "Episodes per split after training (final_test_eval.csv, evaluate.csv); 0 skips it.",
+        minimum=0,
+    ),
+    Flag("deterministic", bool, False, "Take the likeliest action instead of sampling."),
+    Flag(
+        "eval_eps",
+        float,
+        0.001,
+        "Chance of a random action for value-based methods; 0 makes bc and iql deterministic.",
+        minimum=0,
+        maximum=1,
+    ),
+    Flag(
+        "early_stop",
+        bool,
+        False,
+        "Stop after 10 evaluations in which validation return did not rise by 0.1.",
+    ),
+)
+
+RUN_FLAGS = (
+    Flag("save_path", str, "runs/offline", "Runs go to <save_path>/<env_name>/<xpid>/."),
+    Flag("xpid", str, "", "Name of the run; made from the settings when empty."),
+    Flag("resume", bool, False, "Continue from model.pt, exactly."),
+    Flag("ckpt_freq", int, 10, "Epochs between kept checkpoints model_<epoch>.pt.", minimum=1),
+    Flag("no_cuda", bool, False, "Stay on the CPU even where there is a CUDA card."),
+    Flag(
+        "precision",
+        str,
+        "auto",
+        "Arithmetic of training; auto is bf16 where the hardware has it, else fp32.",
+        choices=("auto", "fp32", "bf16"),
+    ),
+)
+
+TRAIN_FLAGS = (
+    EXPERIMENT_FLAGS + DATA_FLAGS + MODEL_FLAGS + OPTIMISATION_FLAGS + EVALUATION_FLAGS + RUN_FLAGS
+)
+
+# Of offline.evaluate_offline_agent, beside those of training.
+CHECKPOINT_FLAG = Flag(
+    "checkpoint", str, "final", "Which checkpoint to evaluate.", choices=("final", "best")
+)
+
+# Of offline.single_level_train_offline_agent, beside those of training.
+SINGLE_LEVEL_FLAGS = (
+    Flag(
+        "capacity_type",
+        str,
+        "transitions",
+        "What the level is chosen by.",
+        choices=("transitions", "episodes"),
+    ),
+    Flag(
+        "threshold_metric",
+        str,
+        "median",
+        "Which level: the median one or that at the 90th percentile.",
+        choices=("median", "percentile"),
+    ),
+)
+
+# Flags that say where things are or go and cannot change a result, so no run is named by them.
+_NOT_IN_NAME = frozenset(
+    "save_path xpid resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb checkpoint "
+    "num_final_episodes skip_bad_episodes given".split()
+)
+
+
+def parse_training(
+    argv: Sequence[str] | None, description: str, extra: Sequence[Flag] = ()
+) -> argparse.Namespace:
+    """Parse the flags of a training command; `xpid` is filled in.
+
+    Raises UsageError for anything wrong, a flag of another algorithm with a value that is not its
+    default included.
+    """
+    settings = parse_flags((*TRAIN_FLAGS, *extra), argv, description)
+    for flag in TRAIN_FLAGS:
+        value = getattr(settings, flag.name)
+        if flag.algorithms and settings.algo not in flag.algorithms and value != flag.default:
+            raise UsageError(
+                f"--{flag.name} {value}: --algo {settings.algo} does not use it "
+                f"(used by {', '.join(flag.algorithms)})"
+            )
+    settings.xpid = settings.xpid or run_name(settings)
+    return settings
+
+
+def run_name(settings: argparse.Namespace) -> str:
+    """The run's name, from the settings that the paper's grids vary.
+
+    Other settings that can change the result and are not at their defaults add a short hash, so
+    two different settings never share a name.
+    """
+    s = settings
+    parts = [
+        f"{s.env_name}-{s.distribution_mode}-{s.num_levels}-d{_short(s.dataset_size)}",
+        f"{s.algo}-p{_number(s.percentile)}-lr{_number(s.lr)}-bs{s.batch_size}-{s.agent_model}",
+    ]
+    named = set(
+        "env_name distribution_mode num_levels dataset_size algo percentile lr batch_size "
+        "agent_model seed early_stop".split()
+    )
+    if s.algo in _VALUE_BASED:
+        parts.append(f"tuf{s.target_update_freq}")
+        named.add("target_update_freq")
+        if s.perform_polyak_update:
+            parts.append(f"polyak-tau{_number(s.tau)}")
+            named |= {"perform_polyak_update", "tau"}
+    own = {
+        "cql": (f"a{_number(s.cql_alpha)}", ("cql_alpha",)),
+        "bcq": (
+            f"t{_number(s.bcq_threshold)}" + ("-res" if s.agent_model == "bcqresnetbase" else ""),
+            ("bcq_threshold",),
+        ),
+        "iql": (
+            f"t{_number(s.iql_temperature)}-e{_number(s.iql_expectile)}",
+            ("iql_temperature", "iql_expectile"),
+        ),
+    }
+    for name in _TRANSFORMERS:
+        own[name] = (
+            f"cl{s.dt_context_length}-er{_number(s.dt_eval_ret)}",
+            ("dt_context_length", "dt_eval_ret"),
+        )
+    if s.algo in own:
+        text, names = own[s.algo]
+        parts.append(text)
+        named |= set(names)
+    if s.early_stop:
+        parts.append("es")
+    others = {
+        flag.name: getattr(s, flag.name)
+        for flag in TRAIN_FLAGS
+        if flag.name not in named
+        and flag.name not in _NOT_IN_NAME
+        and getattr(s, flag.name) != (list(flag.default) if flag.many else flag.default)
+    }
+    if others:
+        text = json.dumps(others, sort_keys=True)
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:6])
+    return "-".join(parts) + f"_{s.seed}"
+
+
+def _number(value: float) -> str:
+    """`value` in the fewest digits that still name it alone: 0.0003, 5e-05, 1."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)
+
+
+def _short(number: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1000, "K")):
+        if number % size == 0:
+            return f"{number // size}{letter}"
+    return str(number)

@@ -1,0 +1,71 @@
+"""The built-in data: episodes of the bundled policy, collected on first use and kept."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from common.errors import ToolkitError, UsageError
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "data" / "built-in"
+POLICIES = ROOT / "online" / "policies"
+TRANSITIONS = 50_000
+SEED = 88
+
+
+def built_in_dataset(env_name: str, distribution_mode: str, num_levels: int) -> Path:
+    """The dataset folder that holds the built-in episodes of `env_name`, collected if need be.
+
+    `python -m online.data_collector` does the work in a process of its own. A collection that is
+    cut short leaves nothing behind; of two processes the second waits for the first.
+
+    Raises UsageError if no policy is bundled for the game or the built-in data are of other
+    levels, ToolkitError if the collection fails.
+    """
+    if not (POLICIES / f"{env_name}.pt").is_file():
+        have = ", ".join(sorted(path.stem for path in POLICIES.glob("*.pt"))) or "no game"
+        raise UsageError(
+            f"no --dataset given, and built-in data exist for {have} only, not {env_name}: "
+            "give --dataset, or collect episodes with online.data_collector"
+        )
+    if distribution_mode != "easy" or num_levels < 200:
+        raise UsageError(
+            "the built-in data hold 200 easy levels: give --dataset for "
+            f"--distribution_mode {distribution_mode} --num_levels {num_levels}"
+        )
+    target = FOLDER / env_name
+    if target.is_dir():
+        return FOLDER
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(FOLDER / f".{env_name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            _collect(env_name, target)
+    return FOLDER
+
+
+def _collect(env_name: str, target: Path) -> None:
+    """Collect into a hidden folder and rename it when it is whole."""
+    partial = FOLDER / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    command = [
+        *(sys.executable, "-m", "online.data_collector", f"--env_name={env_name}"),
+        *(f"--capacity={TRANSITIONS}", f"--seed={SEED}", f"--dataset_saving_dir={partial}"),
+    ]
+    logger.info("collecting the built-in data (once): %s", " ".join(["python", *command[1:]]))
+    done = subprocess.run(command, cwd=ROOT, check=False)
+    if done.returncode != 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ToolkitError(
+            f"collecting the built-in data of {env_name} failed (exit code {done.returncode})"
+        )
+    os.rename(partial / env_name, target)
+    shutil.rmtree(partial, ignore_errors=True)

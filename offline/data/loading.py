@@ -1,0 +1,95 @@
+"""From the flags of a command to the view its agent learns from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from typing import NamedTuple
+
+import torch
+
+from common.envs import frame_fingerprint
+from common.seeding import derive_seed
+from offline.data.built_in import built_in_dataset
+from offline.data.packing import open_game
+from offline.data.placement import place_frames
+from offline.data.store import DatasetSummary, PackedStore, Selection, describe, select_episodes
+from offline.data.views import TransitionView, ViewKind, WindowView, make_view
+
+logger = logging.getLogger(__name__)
+
+
+class LoadedData(NamedTuple):
+    """The view, and what it was made of."""
+
+    view: TransitionView | WindowView
+    summary: DatasetSummary
+    sources: list[str]
+    placement: str
+
+
+def open_selection(settings: argparse.Namespace) -> Selection:
+    """The episodes that the data flags choose, packed first where that is needed.
+
+    Raises UsageError for folders or choices that do not exist, ToolkitError for broken files.
+    """
+    folders = settings.dataset or [
+        built_in_dataset(settings.env_name, settings.distribution_mode, settings.num_levels)
+    ]
+    stores = [
+        open_game(
+            folder,
+            settings.env_name,
+            settings.pack_dir or None,
+            skip_bad_episodes=settings.skip_bad_episodes,
+        )
+        for folder in folders
+    ]
+    for store in stores:
+        _warn_if_drawn_differently(store, settings.env_name, settings.distribution_mode)
+    return select_episodes(
+        stores,
+        dataset_size=settings.dataset_size,
+        percentile=settings.percentile,
+        episode_order=settings.episode_order,
+        levels=settings.levels or None,
+        seed=derive_seed(settings.seed, "episodes"),
+    )
+
+
+def load_data(settings: argparse.Namespace, kind: ViewKind, device: torch.device) -> LoadedData:
+    """Open, select and place the data of a training command; one log line says what was taken."""
+    selection = open_selection(settings)
+    summary = describe(selection)
+    frames = place_frames(
+        selection,
+        device,
+        settings.data_device,
+        settings.memory_budget_gb or None,
+    )
+    logger.info(
+        "data: %d episodes, %d transitions, %d levels, mean return %.2f; %s",
+        summary.episodes,
+        summary.transitions,
+        summary.levels,
+        summary.mean_return,
+        frames.description,
+    )
+    view = make_view(kind, selection, frames, settings.dt_context_length, device)
+    return LoadedData(
+        view, summary, [str(store.path) for store in selection.stores], frames.description
+    )
+
+
+def _warn_if_drawn_differently(store: PackedStore, env_name: str, mode: str) -> None:
+    """Builds of Procgen differ in pixels; an agent then sees other frames than it learnt from."""
+    recorded = (store.manifest.get("build") or {}).get("fingerprint")
+    if recorded and recorded != frame_fingerprint(env_name, mode):
+        logger.warning(
+            "%s was made by a Procgen build that draws %s differently from the one installed here "
+            "(%s): returns at evaluation may be lower than the data deserve",
+            store.path,
+            env_name,
+            json.dumps(store.manifest["build"].get("build", {})),
+        )

@@ -1,0 +1,118 @@
+"""Measuring an agent on training, validation and test levels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.checkpoints import write_atomically
+from common.envs import ProcgenVectorEnv, level_splits
+from common.rollout import EpisodeResult, Policy, rollout
+from common.seeding import derive_seed
+
+# More environments than this no longer make a batch faster on any device.
+MAX_ENVS = 128
+
+Results = dict[str, list[EpisodeResult]]
+
+
+def evaluate(
+    agent: Policy,
+    *,
+    env_name: str,
+    distribution_mode: str,
+    num_levels: int,
+    num_episodes: int,
+    seed: int,
+    before_step: Callable[[], None] | None = None,
+    progress: bool = False,
+) -> Results:
+    """Play `num_episodes` whole episodes on each split; results by split.
+
+    Levels and random choices follow `seed` alone: the same agent gives the same results. Every
+    environment plays a fixed share, so short episodes are not counted more often.
+    """
+    results: Results = {}
+    bar = tqdm(
+        total=3 * num_episodes, unit="episode", desc="evaluating", disable=not progress, leave=False
+    )
+    with bar:
+        for name, split in level_splits(num_levels).items():
+            bar.set_postfix_str(name)
+            env = ProcgenVectorEnv(
+                env_name,
+                min(num_episodes, MAX_ENVS),
+                split.start_level,
+                split.num_levels,
+                distribution_mode,
+                derive_seed(seed, "evaluation", name, "levels"),
+            )
+            try:
+                results[name] = rollout(
+                    env,
+                    agent,
+                    seed=derive_seed(seed, "evaluation", name, "actions"),
+                    num_episodes=num_episodes,
+                    before_step=before_step,
+                    on_episode=lambda _: bar.update() and None,
+                )
+            finally:
+                env.close()
+    return results
+
+
+def mean_returns(results: Results) -> dict[str, float]:
+    """Mean raw return by split."""
+    return {
+        split: sum(e.episode_return for e in episodes) / len(episodes)
+        for split, episodes in results.items()
+    }
+
+
+def write_evaluation(path: Path, results: Results) -> None:
+    """`final_test_ret,final_train_ret,final_val_ret` (mean raw returns): one row."""
+    means = mean_returns(results)
+    _write_csv(
+        path,
+        ["final_test_ret", "final_train_ret", "final_val_ret"],
+        [[means["test"], means["train"], means["validation"]]],
+    )
+
+
+def write_episodes(path: Path, results: Results) -> None:
+    """One row per episode: split, level_seed, return, length."""
+    rows = [
+        [split, e.level_seed, e.episode_return, e.length]
+        for split, episodes in results.items()
+        for e in episodes
+    ]
+    _write_csv(path, ["split", "level_seed", "return", "length"], rows)
+
+
+def read_episodes(path: Path) -> Results:
+    """What `write_episodes` wrote."""
+    results: Results = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            episode = EpisodeResult(
+                int(row["level_seed"]), float(row["return"]), int(row["length"])
+            )
+            results.setdefault(row["split"], []).append(episode)
+    return results
+
+
+def returns_by_split(results: Results) -> Mapping[str, list[float]]:
+    """Raw returns by split, as the statistics take them."""
+    return {split: [e.episode_return for e in episodes] for split, episodes in results.items()}
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, buffer.getvalue().encode())

@@ -1,0 +1,1 @@
+"""What is made of evaluated returns: statistics, tables and figures."""
