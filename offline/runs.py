@@ -9,13 +9,13 @@ from pathlib import Path
 
 from common.device import choose_device
 from common.errors import ToolkitError, UsageError
+from common.evaluation import evaluate, returns_by_split, write_episodes, write_evaluation
 from common.games import NUM_ACTIONS
 from common.run_logger import RunFolder, describe_run
 from common.seeding import derive_seed, seed_everything
 from offline.agents import agent_class, load_agent, make_agent
 from offline.agents.base import DatasetFacts
 from offline.data.loading import load_data
-from offline.evaluation import evaluate, returns_by_split, write_episodes, write_evaluation
 from offline.results.statistics import summarise
 from offline.results.tables import results_table
 from offline.training import Run

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from common import checkpoints
 from common.errors import ToolkitError
+from common.evaluation import evaluate, mean_returns, write_evaluation
 from common.interrupts import Stopped, StopRequest
 from common.run_logger import CsvLog, RunFolder
 from common.seeding import derive_seed, restore_torch_random_state, torch_random_state
 from offline.agents import KIND
 from offline.agents.base import OfflineAgent
 from offline.data.views import View, epoch_batches
-from offline.evaluation import evaluate, mean_returns, write_evaluation
 
 logger = logging.getLogger(__name__)
 

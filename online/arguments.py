@@ -82,6 +82,19 @@ COLLECTOR_FLAGS = (
     Flag(_DATA_DIR.name, str, "data/collected", _DATA_DIR.help),
 )
 
+EVALUATION_FLAGS = (
+    _ENV_NAME,
+    _MODE,
+    _NUM_LEVELS,
+    _SEED,
+    _NO_CUDA,
+    _HIDDEN,
+    Flag("checkpoint_path", str, "", "Policy to play; empty takes the bundled one of the game."),
+    Flag("num_episodes", int, 200, "Episodes per split.", minimum=1),
+    Flag("deterministic", bool, False, "Take the likeliest action instead of sampling."),
+    Flag("out", str, "", "Folder for evaluate.csv and evaluate_episodes.csv; empty writes none."),
+)
+
 
 def ppo_xpid(settings: argparse.Namespace) -> str:
     """The name of a PPO run, made from the settings that the paper's grids vary."""

@@ -21,8 +21,10 @@ from online.ppo import PPOPolicy
 logger = logging.getLogger(__name__)
 
 
-def open_policy(checkpoint: Path, settings: argparse.Namespace) -> PPOPolicy:
-    """The policy of a checkpoint, sampling its actions.
+def open_policy(
+    checkpoint: Path, settings: argparse.Namespace, deterministic: bool = False
+) -> PPOPolicy:
+    """The policy of a checkpoint, sampling its actions unless `deterministic`.
 
     Raises ToolkitError if it cannot be read, UsageError if it is of another game or size.
     """
@@ -33,7 +35,7 @@ def open_policy(checkpoint: Path, settings: argparse.Namespace) -> PPOPolicy:
             raise UsageError(
                 f"--{name} {getattr(settings, name)}: {checkpoint} was trained with {facts[name]}"
             )
-    return PPOPolicy(network, device)
+    return PPOPolicy(network, device, deterministic)
 
 
 def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> None:

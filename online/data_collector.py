@@ -21,17 +21,14 @@ def _collect(argv: Sequence[str] | None) -> None:
     settings = parse_flags(COLLECTOR_FLAGS, argv, __doc__ or "")
     _check(settings)
     from online.collection import collect
-    from online.policy_files import bundled_policy, checkpoint_by_ratio, find_runs
+    from online.policy_files import checkpoint_by_ratio, find_runs, named_or_bundled
 
     if settings.ratio:
         for run in find_runs(Path(settings.ratio_checkpoint_dir), settings.env_name):
             policy = checkpoint_by_ratio(run, settings.ratio)
             collect(policy, Path(settings.ratio_dataset_dir) / run.name, settings)
         return
-    if settings.checkpoint_path:
-        policy = Path(settings.checkpoint_path)
-    else:
-        policy = bundled_policy(settings.env_name)
+    policy = named_or_bundled(settings.checkpoint_path, settings.env_name)
     collect(policy, Path(settings.dataset_saving_dir), settings)
 
 

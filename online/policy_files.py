@@ -35,8 +35,13 @@ def load_policy(path: Path, device: torch.device) -> tuple[ActorCritic, dict[str
     return network, facts
 
 
-def bundled_policy(env_name: str) -> Path:
-    """The policy of `env_name` that ships with the repository; UsageError if there is none."""
+def named_or_bundled(checkpoint_path: str, env_name: str) -> Path:
+    """The checkpoint a command names, else the policy of `env_name` that ships with the repository.
+
+    Raises UsageError if neither is there.
+    """
+    if checkpoint_path:
+        return Path(checkpoint_path)
     path = BUNDLED / f"{env_name}.pt"
     if not path.is_file():
         have = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.pt"))) or "none"
@@ -82,7 +87,5 @@ def find_runs(folder: Path, env_name: str) -> list[Path]:
     # `latest` is a link to a run that is found under its own name.
     mine = sorted(run for run in runs if not run.is_symlink() and run.parent.name == env_name)
     if not mine:
-        raise UsageError(
-            f"--ratio_checkpoint_dir {folder}: no finished run on {env_name} below"
-        )
+        raise UsageError(f"--ratio_checkpoint_dir {folder}: no finished run on {env_name} below")
     return mine

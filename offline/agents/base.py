@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from common import checkpoints
 from common.device import autocast, resolve_precision
+from offline.data.views import TransitionBatch, ViewKind, WindowBatch
 
-ViewKind = Literal["state_actions", "transitions", "windows"]
-Batch = TypeVar("Batch", bound=NamedTuple, contravariant=True)
+__all__ = ["DatasetFacts", "OfflineAgent", "TransitionBatch", "WindowBatch"]
+
+Batch = TypeVar("Batch", TransitionBatch, WindowBatch, contravariant=True)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from torch.nn import functional
 
 from common.encoders import make_encoder
 from common.sampling import ActionSampler
-from offline.agents.base import DatasetFacts, OfflineAgent
-from offline.data.views import TransitionBatch
+from offline.agents.base import DatasetFacts, OfflineAgent, TransitionBatch
 
 
 class Agent(OfflineAgent[TransitionBatch]):

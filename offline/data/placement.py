@@ -16,9 +16,9 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import torch
 
-from common.errors import UsageError
+from common.errors import ToolkitError, UsageError
 from common.games import FRAME_SHAPE
-from offline.data.store import PackedStore, Selection
+from offline.data.store import PackedStore, Selection, damaged
 
 DataDevice = Literal["auto", "cuda", "ram", "mmap"]
 GPU_MARGIN_BYTES = 4e9
@@ -86,7 +86,7 @@ class MappedFrames:
         return gathered.pin_memory() if self._pin_memory else gathered
 
     def _announce(self, store: int, rows: np.ndarray) -> None:
-        """Let the kernel fetch all rows at once: one page fault after another takes 8 times as long."""
+        """Let the kernel fetch all rows at once: page fault by page fault takes 8 times as long."""
         if not hasattr(os, "posix_fadvise"):
             return
         descriptor, offset = self._files[store]
@@ -103,6 +103,13 @@ def _open_frames(owner: object, store: PackedStore) -> tuple[int, int]:
     descriptor = os.open(store.path / "frames.npy", os.O_RDONLY)
     weakref.finalize(owner, os.close, descriptor)
     return descriptor, os.fstat(descriptor).st_size - store.frames.nbytes
+
+
+def _as_tensor(frames: np.ndarray) -> torch.Tensor:
+    """Share read-only frames with PyTorch; it warns that they must not be written, and none are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
+        return torch.from_numpy(frames)
 
 
 def _select_rows(frames: torch.Tensor, rows: torch.Tensor, pin_memory: bool) -> torch.Tensor:
@@ -163,25 +170,45 @@ def place_frames(
 def _load(
     selection: Selection, device: torch.device, description: str, pin_memory: bool = False
 ) -> ResidentFrames:
-    frames = torch.empty((selection.num_rows, *FRAME_SHAPE), dtype=torch.uint8, device=device)
+    """Read the selected frames into one tensor, past the memory maps.
+
+    Reading into NumPy's memory, which comes in huge pages where the system has them, takes a
+    quarter of the time of copying from a map into memory of PyTorch's, and is gathered from faster.
+    """
+    on_gpu = device.type == "cuda"
+    size = _CHUNK_ROWS if on_gpu else selection.num_rows
+    memory = np.empty((size, *FRAME_SHAPE), np.uint8)
+    shape = (selection.num_rows, *FRAME_SHAPE)
+    frames = torch.empty(shape, dtype=torch.uint8, device=device) if on_gpu else None
     row = 0
-    for chunk in _chunks(selection):
-        frames[row : row + len(chunk)].copy_(_as_tensor(chunk))
-        row += len(chunk)
-    return ResidentFrames(frames, description, pin_memory)
+    for store, first, end in _chunks(selection):
+        count = end - first
+        chunk = memory[:count] if on_gpu else memory[row : row + count]
+        _read_frames(store, first, chunk)
+        if frames is not None:
+            frames[row : row + count].copy_(torch.from_numpy(chunk))
+        row += count
+    resident = torch.from_numpy(memory) if frames is None else frames
+    return ResidentFrames(resident, description, pin_memory)
 
 
-def _as_tensor(frames: np.ndarray) -> torch.Tensor:
-    """Share read-only frames with PyTorch; it warns that they must not be written, and none are."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
-        return torch.from_numpy(frames)
-
-
-def _chunks(selection: Selection) -> Iterator[np.ndarray]:
+def _chunks(selection: Selection) -> Iterator[tuple[PackedStore, int, int]]:
     for store, start, end in selection.runs():
         for first in range(start, end, _CHUNK_ROWS):
-            yield selection.stores[store].frames[first : min(first + _CHUNK_ROWS, end)]
+            yield selection.stores[store], first, min(first + _CHUNK_ROWS, end)
+
+
+def _read_frames(store: PackedStore, first: int, chunk: np.ndarray) -> None:
+    """Fill `chunk` (n, 64, 64, 3) with the store's rows from `first` on."""
+    path = store.path / "frames.npy"
+    try:
+        with open(path, "rb", buffering=0) as file:
+            header = os.fstat(file.fileno()).st_size - store.frames.nbytes
+            file.seek(header + first * _FRAME_BYTES)
+            if file.readinto(memoryview(chunk).cast("B")) != chunk.nbytes:
+                raise damaged(store.path, f"{path.name} is shorter than it was")
+    except OSError as error:
+        raise ToolkitError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _ram_budget(memory_budget_gb: float | None) -> float:

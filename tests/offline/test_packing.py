@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.episodes import EpisodeError, list_episode_files
+from common.episodes import Episode, EpisodeError, list_episode_files
 from common.errors import ToolkitError, UsageError
 from offline.data.packing import open_game
 from offline.data.store import PackedStore, StoreError
@@ -32,15 +32,15 @@ EPISODES = [
 ]
 
 
-def pack(dataset: Path, **options: bool) -> PackedStore:
-    return open_game(dataset, "miner", progress=False, **options)
+def pack(dataset: Path, skip_bad_episodes: bool = False) -> PackedStore:
+    return open_game(dataset, "miner", skip_bad_episodes=skip_bad_episodes, progress=False)
 
 
 def hidden_files(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.name.startswith("."))
 
 
-def assert_holds(store: PackedStore, episodes: list) -> None:
+def assert_holds(store: PackedStore, episodes: list[Episode]) -> None:
     """The store has the frames, actions, rewards and dones of these episodes, in order."""
     for record, episode in zip(store.episodes, episodes, strict=True):
         rows = slice(record["start"], record["start"] + record["length"])

@@ -9,12 +9,14 @@ import torch
 from common.episodes import Episode
 from common.errors import UsageError
 from offline.data.packing import open_game
-from offline.data.placement import Frames, available_memory, place_frames
+from offline.data.placement import DataDevice, Frames, available_memory, place_frames
 from offline.data.store import PackedStore, Selection, select_episodes
-from offline.data.views import TransitionView, WindowView, epoch_batches, make_view
+from offline.data.views import TransitionView, ViewKind, WindowView, epoch_batches, make_view
 from tests.data_fixtures import make_episode, write_game
 
 CPU = torch.device("cpu")
+KINDS: tuple[ViewKind, ...] = ("state_actions", "transitions", "windows")
+ON_CPU: tuple[DataDevice, ...] = ("ram", "mmap")
 EPISODES = [
     make_episode(1, [0.0, 1.0, 0.04, 0.0, 10.0], level_seed=1),
     make_episode(2, [2.5], level_seed=2),
@@ -179,16 +181,17 @@ def test_a_sample_is_equally_likely_at_every_place() -> None:
     assert np.all(np.abs(np.bincount(firsts) - 600) < 110)
 
 
-@pytest.mark.parametrize("kind", ["state_actions", "transitions", "windows"])
-def test_batches_are_the_same_wherever_the_frames_live(selection: Selection, kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_the_same_wherever_the_frames_live(
+    selection: Selection, kind: ViewKind
+) -> None:
     ram, mapped = (
-        make_view(kind, selection, place_frames(selection, CPU, place), 3, CPU)  # type: ignore[arg-type]
-        for place in ("ram", "mmap")
+        make_view(kind, selection, place_frames(selection, CPU, place), 3, CPU) for place in ON_CPU
     )
     for indices in epoch_batches(len(ram), 4, seed=5, epoch=0):
         for mine, theirs in zip(ram.batch(indices), mapped.batch(indices), strict=True):
-            if mine is None:
-                assert theirs is None
+            if mine is None or theirs is None:
+                assert mine is theirs
             else:
                 assert torch.equal(mine, theirs)
 
@@ -198,10 +201,10 @@ def test_batches_are_the_same_wherever_the_frames_live(selection: Selection, kin
 
 @pytest.mark.parametrize("place", ["ram", "mmap"])
 def test_part_of_the_data_is_gathered_by_its_own_rows(
-    stores: list[PackedStore], place: str
+    stores: list[PackedStore], place: DataDevice
 ) -> None:
     part = select_episodes(stores, levels=[1])  # episodes 1, 3 and 5: 5 + 3 + 3 rows
-    frames = place_frames(part, CPU, place)  # type: ignore[arg-type]
+    frames = place_frames(part, CPU, place)
     pixels = frames.gather(torch.tensor([10, 0, 5, 7, 4, 8]))[:, 0, 0, [0, 2]]
     assert pixels.tolist() == [[5, 2], [1, 0], [3, 0], [3, 2], [1, 4], [5, 0]]
 
@@ -233,14 +236,16 @@ def test_available_memory_is_within_that_of_the_machine() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("place", ["cuda", "ram", "mmap"])
-def test_batches_reach_the_gpu_from_everywhere(selection: Selection, place: str) -> None:
+def test_batches_reach_the_gpu_from_everywhere(selection: Selection, place: DataDevice) -> None:
     cuda = torch.device("cuda")
-    on_gpu = place_frames(selection, cuda, place)  # type: ignore[arg-type]
+    on_gpu = place_frames(selection, cuda, place)
     here = place_frames(selection, CPU, "ram")
     indices = np.array([12, 0, 4, 7])
-    for kind in ("transitions", "windows"):
-        theirs = make_view(kind, selection, on_gpu, 3, cuda).batch(indices)  # type: ignore[arg-type]
-        mine = make_view(kind, selection, here, 3, CPU).batch(indices)  # type: ignore[arg-type]
+    for kind in KINDS[1:]:
+        theirs = make_view(kind, selection, on_gpu, 3, cuda).batch(indices)
+        mine = make_view(kind, selection, here, 3, CPU).batch(indices)
         for a, b in zip(mine, theirs, strict=True):
+            assert a is not None
+            assert b is not None
             assert b.device.type == "cuda"
             assert torch.equal(a, b.cpu())

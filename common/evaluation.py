@@ -1,4 +1,4 @@
-"""Measuring an agent on training, validation and test levels."""
+"""Measuring a policy on training, validation and test levels, and the files with the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Results = dict[str, list[EpisodeResult]]
 
 
 def evaluate(
-    agent: Policy,
+    policy: Policy,
     *,
     env_name: str,
     distribution_mode: str,
@@ -33,7 +33,7 @@ def evaluate(
 ) -> Results:
     """Play `num_episodes` whole episodes on each split; results by split.
 
-    Levels and random choices follow `seed` alone: the same agent gives the same results. Every
+    Levels and random choices follow `seed` alone: the same policy gives the same results. Every
     environment plays a fixed share, so short episodes are not counted more often.
     """
     results: Results = {}
@@ -54,7 +54,7 @@ def evaluate(
             try:
                 results[name] = rollout(
                     env,
-                    agent,
+                    policy,
                     seed=derive_seed(seed, "evaluation", name, "actions"),
                     num_episodes=num_episodes,
                     before_step=before_step,
