@@ -84,12 +84,12 @@ def load_data(settings: argparse.Namespace, kind: ViewKind, device: torch.device
 
 def _warn_if_drawn_differently(store: PackedStore, env_name: str, mode: str) -> None:
     """Builds of Procgen differ in pixels; an agent then sees other frames than it learnt from."""
-    recorded = (store.manifest.get("build") or {}).get("fingerprint")
+    recorded = (store.manifest["procgen"] or {}).get("fingerprint")
     if recorded and recorded != frame_fingerprint(env_name, mode):
         logger.warning(
             "%s was made by a Procgen build that draws %s differently from the one installed here "
             "(%s): returns at evaluation may be lower than the data deserve",
             store.path,
             env_name,
-            json.dumps(store.manifest["build"].get("build", {})),
+            json.dumps(store.manifest["procgen"].get("build", {})),
         )

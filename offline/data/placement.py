@@ -57,9 +57,20 @@ class ResidentFrames:
 
 
 class MappedFrames:
-    """Frames left in the stores' files; the operating system keeps the recent ones in memory."""
+    """Frames left in the stores' files; the operating system keeps them, or the recent ones, in RAM.
 
-    def __init__(self, selection: Selection, description: str, pin_memory: bool = False) -> None:
+    With `read_all` the files are read ahead as a whole, once, in the background: for frames that
+    fit into memory, since a copy of them would cost seconds at every start and the memory twice.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        description: str,
+        pin_memory: bool = False,
+        read_all: bool = False,
+    ) -> None:
+        self._read_all = read_all
         self.device = torch.device("cpu")
         self.description = description
         self._pin_memory = pin_memory
@@ -69,14 +80,18 @@ class MappedFrames:
         self._run_shift = ends - self._run_ends  # from the selection's numbering to the store's
         self._run_store = store_of
         self._files = [_open_frames(self, store) for store in selection.stores]
+        if read_all:
+            for store, start, end in selection.runs():
+                self._announce(store, np.arange(start, end))
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         numbers = rows.numpy()
         run = np.searchsorted(self._run_ends, numbers, side="right")
         store_rows = torch.from_numpy(numbers + self._run_shift[run])
         stores = self._run_store[run]
-        for store in np.unique(stores):
-            self._announce(store, store_rows.numpy()[stores == store])
+        if not self._read_all:
+            for store in np.unique(stores):
+                self._announce(store, store_rows.numpy()[stores == store])
         if stores.size and (stores == stores[0]).all():
             return _select_rows(self._frames[stores[0]], store_rows, self._pin_memory)
         gathered = torch.empty((len(rows), *FRAME_SHAPE), dtype=torch.uint8)
@@ -129,7 +144,8 @@ def place_frames(
 
     `auto` takes the GPU if `device` is one and the frames leave a tenth of its memory, at least
     4 GB, free; else RAM if they fit into `memory_budget_gb` (default: 60% of the memory available
-    to this process); else the files are mapped. Frames of episodes not selected are not loaded.
+    to this process): copied and pinned for a GPU, the files' own pages for a CPU; else the files
+    are read as needed. Frames of episodes not selected are not loaded.
 
     Raises UsageError if the place asked for does not exist or is too small.
     """
@@ -156,6 +172,8 @@ def place_frames(
         if size <= budget:
             reasons.append(f"the budget is {budget / 1e9:.1f} GB")
             description = f"{what} in RAM ({'; '.join(reasons)})"
+            if data_device == "auto" and not on_gpu:
+                return MappedFrames(selection, description, read_all=True)
             return _load(selection, torch.device("cpu"), description, pin_memory=on_gpu)
         reasons.append(f"the RAM budget is {budget / 1e9:.1f} GB")
     if data_device == "ram":
@@ -205,7 +223,7 @@ def _read_frames(store: PackedStore, first: int, chunk: np.ndarray) -> None:
         with open(path, "rb", buffering=0) as file:
             header = os.fstat(file.fileno()).st_size - store.frames.nbytes
             file.seek(header + first * _FRAME_BYTES)
-            if file.readinto(memoryview(chunk).cast("B")) != chunk.nbytes:
+            if file.readinto(chunk.data.cast("B")) != chunk.nbytes:
                 raise damaged(store.path, f"{path.name} is shorter than it was")
     except OSError as error:
         raise ToolkitError(f"cannot read {path}: {error.strerror or error}") from error
