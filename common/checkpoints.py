@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,22 @@ import torch
 from common.errors import ToolkitError
 
 FORMAT_VERSION = 1
+
+# What zipfile and torch raise on damaged or hostile bytes.
+_READ_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -37,8 +55,6 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 def save(path: Path, kind: str, contents: dict[str, Any]) -> None:
     """Write `contents` (tensors, numbers, text, lists, dicts) as a checkpoint of this `kind`."""
-    import io
-
     buffer = io.BytesIO()
     torch.save({"kind": kind, "format_version": FORMAT_VERSION, **contents}, buffer)
     write_atomically(path, buffer.getbuffer())
@@ -52,24 +68,25 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise ToolkitError(f"no checkpoint at {path}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch reads on past wrong checksums
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         contents = torch.load(path, map_location=device, weights_only=True)
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).split("\n")[0][:120]
+    except pickle.UnpicklingError as error:
+        raise ToolkitError(
+            f"{path} is refused: it holds more than tensors, numbers, text and containers of them"
+        ) from error
+    except _READ_ERRORS as error:
+        reason = str(error).split("\n")[0][:120] or type(error).__name__
         raise ToolkitError(f"{path} is no readable checkpoint ({reason})") from error
     if not isinstance(contents, dict) or contents.get("kind") != kind:
         found = contents.get("kind") if isinstance(contents, dict) else type(contents).__name__
         raise ToolkitError(f"{path} is not a checkpoint of kind {kind!r} (found {found!r})")
-    if contents["format_version"] > FORMAT_VERSION:
+    version = contents.get("format_version")
+    if not isinstance(version, int):
+        raise ToolkitError(f"{path} is no readable checkpoint (format version {version!r})")
+    if version > FORMAT_VERSION:
         raise ToolkitError(f"{path} was written by a newer version of this toolkit")
     return contents
 

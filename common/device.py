@@ -45,7 +45,10 @@ def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is computed in hardware: Ampere cards on, AVX512-BF16 or AMX on a CPU."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # oneDNN's own answer is also yes where AVX512 emulates bf16, slower than fp32.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

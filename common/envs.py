@@ -16,6 +16,7 @@ from common.errors import UsageError
 from common.games import DISTRIBUTION_MODES, FRAME_SHAPE, GAMES, NUM_ACTIONS
 
 NUM_VALIDATION_LEVELS = 50
+MAX_LEVEL_SEED = 2**31 - 1
 
 
 class LevelSplit(NamedTuple):
@@ -74,6 +75,11 @@ class ProcgenVectorEnv(VectorEnv):
             raise UsageError(
                 f"unknown distribution mode {distribution_mode!r}: "
                 f"choose one of {', '.join(DISTRIBUTION_MODES)}"
+            )
+        if min(start_level, num_levels) < 0 or start_level + num_levels > MAX_LEVEL_SEED:
+            raise UsageError(
+                f"start_level {start_level}, num_levels {num_levels}: "
+                f"level seeds are 0..{MAX_LEVEL_SEED}"
             )
         self.env_name = env_name
         self.num_envs = num_envs

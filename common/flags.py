@@ -84,7 +84,8 @@ class Flag:
         for bound, words, holds in bounds:
             if bound is not None and not holds(bound):
                 raise UsageError(f"--{self.name} {text}: must be {words} {bound:g}")
-        if math.isnan(value) or math.isinf(value):
+        # Only floats: a whole number of any length is finite, but may not fit into a float.
+        if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"--{self.name} {text}: must be a finite number")
 
     def describe(self) -> str:

@@ -82,7 +82,8 @@ def rollout(
     results: list[list[EpisodeResult]] = [[] for _ in range(num_envs)]
     returns = np.zeros(num_envs, dtype=np.float64)
     lengths = np.zeros(num_envs, dtype=np.int64)
-    # Procgen must be given an action for every environment; those that are done get this one.
+    # Procgen must be given an action for every environment: those that are done repeat their last
+    # one, those that never play get "stand still".
     actions = np.full(num_envs, 4, dtype=np.int64)
 
     observations, infos = env.reset()

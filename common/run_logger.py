@@ -42,6 +42,7 @@ class RunFolder:
         temporary = link.with_name(f".latest.{os.getpid()}")
         if link.exists() and not link.is_symlink():
             return  # somebody's run is called "latest"
+        temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
         os.replace(temporary, link)
 
@@ -65,17 +66,27 @@ class CsvLog:
         self.path = path
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one row; the header is written first where the file is new."""
+        """Add one row; the header is written first where the file is new.
+
+        Raises ValueError for a column that the header lacks; a column that the row lacks is empty.
+        """
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(row))
-        if not self.path.exists():
-            writer.writeheader()
-        writer.writerow(row)
         try:
+            columns = self._columns()
+            writer = csv.DictWriter(buffer, columns or list(row))
+            if not columns:
+                writer.writeheader()
+            writer.writerow(row)
             with open(self.path, "a", encoding="utf-8", newline="") as file:
                 file.write(buffer.getvalue())
         except OSError as error:
             raise ToolkitError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _columns(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with open(self.path, encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), [])
 
     def keep_rows(self, count: int) -> None:
         """Drop every row after the first `count`: an interrupted run will write them again."""

@@ -25,7 +25,14 @@ EXPERIMENT_FLAGS = (
     Flag("algo", str, "bc", "Offline method.", choices=AVAILABLE),
     Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES),
     Flag("distribution_mode", str, "easy", "Procgen difficulty.", choices=DISTRIBUTION_MODES),
-    Flag("num_levels", int, 200, "Number of training levels, seeds 0 and up.", minimum=1),
+    Flag(
+        "num_levels",
+        int,
+        200,
+        "Number of training levels, seeds 0 and up.",
+        minimum=1,
+        maximum=2**31 - 51,  # the 50 validation levels follow; seeds end at 2^31 - 1
+    ),
     Flag("seed", int, 88, "Random seed of everything.", minimum=0, maximum=2**31 - 1),
 )
 
@@ -267,6 +274,8 @@ def parse_training(
                 f"--{flag.name} {value}: --algo {settings.algo} does not use it "
                 f"(used by {', '.join(flag.algorithms)})"
             )
+    if settings.xpid in (".", "..") or "/" in settings.xpid:
+        raise UsageError(f"--xpid {settings.xpid}: give the name of a folder, not a path")
     settings.xpid = settings.xpid or run_name(settings)
     return settings
 

@@ -11,15 +11,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from common.errors import ToolkitError
 from common.flags import Flag, parse_flags, run_command
 from common.games import GAMES
+from offline import evaluate_offline_agent, train_offline_agent
 
 _FLAGS = (
     Flag("env_name", str, "coinrun", "Procgen game with a bundled policy.", choices=GAMES),
     Flag("save_path", str, "demo", "Folder for the run, the table and the figure."),
-    Flag("epochs", int, 3, "Passes over the data.", minimum=1),
+    Flag("epochs", int, 8, "Passes over the data.", minimum=1),
     Flag("num_episodes", int, 100, "Episodes per split.", minimum=1),
 )
 _BEHAVIOUR = "behaviour policy"
@@ -32,15 +34,15 @@ def _demo(argv: Sequence[str] | None) -> None:
     out = Path(settings.save_path).resolve()
     run_flags = [
         f"--env_name={settings.env_name}",
-        *("--algo=bc", "--agent_model=pporesnetbase", "--hidden_size=256", "--batch_size=256"),
-        *("--lr=0.0005", f"--epochs={settings.epochs}", f"--eval_freq={settings.epochs}"),
-        *("--resume=True", "--xpid=bc", f"--save_path={out}"),
+        *("--algo=bc", "--agent_model=dqn", "--lr=0.0005", "--batch_size=128"),
+        *(f"--epochs={settings.epochs}", f"--eval_freq={settings.epochs}", "--xpid=bc"),
+        *("--resume=True", f"--save_path={settings.save_path}"),
     ]
-    _run("offline.train_offline_agent", [*run_flags, "--num_final_episodes=0"])
+    _run(train_offline_agent, [*run_flags, "--num_final_episodes=0"])
     episodes = f"--num_final_episodes={settings.num_episodes}"
-    _run("offline.evaluate_offline_agent", [*run_flags, episodes])
+    _run(evaluate_offline_agent, [*run_flags, episodes])
     behaviour = out / settings.env_name / "behaviour_policy"
-    _run(
+    _run_online(
         "online.evaluate_policy",
         [
             f"--env_name={settings.env_name}",
@@ -52,8 +54,15 @@ def _demo(argv: Sequence[str] | None) -> None:
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes in all")
 
 
-def _run(module: str, flags: list[str]) -> None:
-    """Run one command of the toolkit as a user would; ToolkitError if it fails."""
+def _run(command: ModuleType, flags: list[str]) -> None:
+    """Run one offline command; ToolkitError if it fails."""
+    print(f"\n$ python -m {command.__name__} {' '.join(flags)}", flush=True)
+    if command.main(flags) != 0:
+        raise ToolkitError(f"{command.__name__} failed; see above")
+
+
+def _run_online(module: str, flags: list[str]) -> None:
+    """Run one online command in a process of its own: the packages stay apart."""
     print(f"\n$ python -m {module} {' '.join(flags)}", flush=True)
     done = subprocess.run([sys.executable, "-m", module, *flags], cwd=_ROOT, check=False)
     if done.returncode != 0:

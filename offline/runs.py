@@ -42,14 +42,17 @@ def train(settings: argparse.Namespace) -> None:
             f"{path} holds an unfinished run: --resume True continues it, --xpid names another"
         )
     device = choose_device(settings.no_cuda)
-    # The data come first: if they are not there, no folder is made.
+    # Data and agent come first: if they cannot be made, no folder is.
     data = load_data(settings, agent_class(settings.algo).view, device)
+    seed_everything(settings.seed)
+    facts = DatasetFacts(num_actions=NUM_ACTIONS, max_return=data.summary.max_return)
+    agent = make_agent(vars(settings), facts, device)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
     handler = folder.log_to_file()
     try:
-        seed_everything(settings.seed)
-        facts = DatasetFacts(num_actions=NUM_ACTIONS, max_return=data.summary.max_return)
-        run = Run(make_agent(vars(settings), facts, device), data.view, settings, folder)
+        for leftover in path.glob(".*.pt.*.tmp"):  # of a process killed while it saved
+            leftover.unlink()
+        run = Run(agent, data.view, settings, folder)
         if unfinished:
             run.restore()
         shown = {name: value for name, value in vars(settings).items() if name != "given"}
@@ -89,7 +92,8 @@ def evaluate_run(settings: argparse.Namespace) -> str:
     agent, contents = load_agent(checkpoint, choose_device(settings.no_cuda), acting=vars(settings))
     agent.eval()
     trained = contents["settings"]
-    for name in ("algo", "env_name", "distribution_mode", "agent_model", "hidden_size"):
+    compared = ("algo", "env_name", "distribution_mode", "num_levels", "agent_model", "hidden_size")
+    for name in compared:
         if trained[name] != getattr(settings, name):
             raise ToolkitError(
                 f"{checkpoint} was trained with --{name} {trained[name]}, "
@@ -101,7 +105,7 @@ def evaluate_run(settings: argparse.Namespace) -> str:
         distribution_mode=settings.distribution_mode,
         num_levels=settings.num_levels,
         num_episodes=settings.num_final_episodes,
-        seed=derive_seed(settings.seed, "final"),
+        seed=derive_seed(trained["seed"], "final"),
         progress=True,
     )
     write_evaluation(path / "evaluate.csv", results)

@@ -72,11 +72,12 @@ class FiniteCheck:
         """Raise ToolkitError naming the step if any loss was not finite."""
         step = int(self._first_bad)
         if step >= 0:
-            last = f"{kept} keeps the last good state" if kept.exists() else "nothing was saved yet"
-            raise ToolkitError(
-                f"the loss is not finite at step {step} of epoch {epoch}: "
-                f"try a smaller --lr; {last}"
-            )
+            raise _not_finite("the loss is not finite at", step, epoch, kept)
+
+
+def _not_finite(what: str, step: int, epoch: int, kept: Path) -> ToolkitError:
+    last = f"{kept} keeps the last good state" if kept.exists() else "nothing was saved yet"
+    return ToolkitError(f"{what} step {step} of epoch {epoch}: try a smaller --lr; {last}")
 
 
 class Run:
@@ -103,6 +104,11 @@ class Run:
                 raise ToolkitError(
                     f"--{name} {mine[name]}: the run in {self.rolling} was started with {value}"
                 )
+        if contents["samples"] != len(self.view):
+            raise ToolkitError(
+                f"the data hold {len(self.view)} samples; the run in {self.rolling} was started "
+                f"with {contents['samples']}: give the same data, or another --xpid"
+            )
         self.agent.restore(contents["agent"], self.rolling)
         self.progress = Progress(**contents["progress"])
         restore_torch_random_state(contents["random"])
@@ -113,6 +119,7 @@ class Run:
         contents = {
             "settings": shaping_settings(self.settings),
             "facts": asdict(self.agent.facts),
+            "samples": len(self.view),
             "agent": self.agent.state(),
             # Not asdict: it would copy the tensors one by one.
             "progress": dict(vars(self.progress)),
@@ -161,15 +168,25 @@ class Run:
                     finite.demand(progress.epoch, self.rolling)
                 stopping = stop.signal_number is not None
                 if stopping or time.monotonic() - last_save > SAVE_SECONDS:
-                    finite.demand(progress.epoch, self.rolling)
+                    self._demand_finite(finite)
                     progress.epoch_seconds += time.monotonic() - start
                     start = last_save = time.monotonic()
                     self.save()
-                self._raise_if(stop)
-        finite.demand(progress.epoch, self.rolling)
+                # Not a second look at the signal: one that arrives just now has saved nothing yet.
+                if stopping:
+                    self._raise_if(stop)
+        self._demand_finite(finite)
         if self.agent.device.type == "cuda":
             torch.cuda.synchronize()
         progress.epoch_seconds += time.monotonic() - start
+
+    def _demand_finite(self, finite: FiniteCheck) -> None:
+        """Raise before a bad state is saved: a finite loss may leave weights that are not."""
+        progress = self.progress
+        finite.demand(progress.epoch, self.rolling)
+        if not all(bool(weights.isfinite().all()) for weights in self.agent.parameters()):
+            what = "the weights are not finite after"
+            raise _not_finite(what, progress.batch, progress.epoch, self.rolling)
 
     def _remaining_batches(self) -> Iterator[Any]:
         return epoch_batches(

@@ -24,9 +24,11 @@ def _collect(argv: Sequence[str] | None) -> None:
     from online.policy_files import checkpoint_by_ratio, find_runs, named_or_bundled
 
     if settings.ratio:
-        for run in find_runs(Path(settings.ratio_checkpoint_dir), settings.env_name):
-            policy = checkpoint_by_ratio(run, settings.ratio)
-            collect(policy, Path(settings.ratio_dataset_dir) / run.name, settings)
+        runs = find_runs(Path(settings.ratio_checkpoint_dir), settings.env_name)
+        # Chosen before the first is played: an unfinished run is not found out hours later.
+        chosen = [(run.name, checkpoint_by_ratio(run, settings.ratio)) for run in runs]
+        for name, policy in chosen:
+            collect(policy, Path(settings.ratio_dataset_dir) / name, settings)
         return
     policy = named_or_bundled(settings.checkpoint_path, settings.env_name)
     collect(policy, Path(settings.dataset_saving_dir), settings)
@@ -36,6 +38,8 @@ def _check(settings: argparse.Namespace) -> None:
     if settings.ratio:
         if settings.checkpoint_path:
             raise UsageError("--ratio chooses the checkpoint itself: leave --checkpoint_path out")
+        if "dataset_saving_dir" in settings.given:
+            raise UsageError("--ratio writes to --ratio_dataset_dir: drop --dataset_saving_dir")
         for name in ("ratio_checkpoint_dir", "ratio_dataset_dir"):
             if not getattr(settings, name):
                 raise UsageError(f"--ratio {settings.ratio:g} needs --{name}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,16 +47,23 @@ class EpisodeArchive:
         text = json.dumps(contents, indent=2) + "\n"
         write_atomically(self.folder / "build.json", text.encode())
 
-    def restart_at(self, index: int, num_envs: int) -> None:
-        """Go on after an interruption: remove the files written after the last checkpoint.
+    def state(self) -> dict[str, Any]:
+        """What `restart` needs: where the numbering is, and the timestamp that marks our files."""
+        return {"next_index": self.next_index, "timestamp": self._timestamp}
+
+    def restart(self, state: Mapping[str, Any], num_envs: int) -> None:
+        """Go on after an interruption: remove our files written after the last checkpoint.
 
         The episodes that were under way are played to their end but not recorded.
         """
-        self.next_index = index
+        self.next_index, self._timestamp = state["next_index"], state["timestamp"]
         for path in self.folder.glob("*.npz"):
             name = parse_name(path)
-            if name is not None and name.index >= index:
+            ours = name is not None and name.timestamp == self._timestamp
+            if name is not None and ours and name.index >= self.next_index:
                 path.unlink()
+        for path in self.folder.glob(f".{self._timestamp}_*.tmp"):  # cut off while being written
+            path.unlink()
         self.recorder.begin_under_way(num_envs)
 
     def begin(self, observations: np.ndarray, level_seeds: np.ndarray) -> None:

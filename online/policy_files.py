@@ -24,9 +24,11 @@ def save_policy(path: Path, network: ActorCritic, facts: dict[str, Any]) -> None
 def load_policy(path: Path, device: torch.device) -> tuple[ActorCritic, dict[str, Any]]:
     """The network of a trainer's checkpoint (rolling, archived, final or bundled) and its facts.
 
-    Raises ToolkitError if the file cannot be read or holds another architecture: a policy that
-    cannot be loaded is never replaced by a random one.
+    Raises UsageError if there is no such file, ToolkitError if it cannot be read or holds another
+    architecture: a policy that cannot be loaded is never replaced by a random one.
     """
+    if not path.exists():
+        raise UsageError(f"no checkpoint at {path}")
     facts = checkpoints.load(path, KIND, device)
     weights = facts.pop("network")
     network = ActorCritic(NUM_ACTIONS, int(facts["hidden_size"])).to(device)

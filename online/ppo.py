@@ -6,7 +6,7 @@ divided by the running standard deviation of their discounted sum. Settings: Cob
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -196,10 +196,15 @@ class PPO:
         parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
         return total, {name: part.detach() for name, part in parts.items()}
 
-    def update(self, rollout: RolloutBatch, generator: np.random.Generator) -> dict[str, float]:
+    def update(
+        self,
+        rollout: RolloutBatch,
+        generator: np.random.Generator,
+        before_batch: Callable[[], None] | None = None,
+    ) -> dict[str, float]:
         """`ppo_epoch` passes over the rollout in shuffled minibatches; means of the loss parts.
 
-        Advantages are normalised over the whole rollout.
+        Advantages are normalised over the whole rollout. `before_batch` may raise to leave early.
         """
         advantages = (rollout.advantages - rollout.advantages.mean()) / (
             rollout.advantages.std() + 1e-5
@@ -210,6 +215,8 @@ class PPO:
         sums: dict[str, Tensor] = {}
         steps = 0
         for indices in self._mini_batches(len(flat.actions), generator):
+            if before_batch is not None:
+                before_batch()
             total, parts = self.loss(RolloutBatch(*(field[indices] for field in flat)))
             self.optimiser.zero_grad(set_to_none=True)
             total.backward()
@@ -223,4 +230,5 @@ class PPO:
     def _mini_batches(self, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
         for _ in range(self.ppo_epoch):
             order = torch.from_numpy(generator.permutation(size)).to(self.device)
-            yield from order.chunk(self.num_mini_batch)
+            # Not chunk(), which gives fewer minibatches where their number does not divide.
+            yield from order.tensor_split(self.num_mini_batch)

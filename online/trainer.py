@@ -6,12 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from common.errors import UsageError
 from common.flags import parse_flags, run_command
 from online.arguments import TRAINER_FLAGS
 
 
 def _train(argv: Sequence[str] | None) -> None:
     settings: argparse.Namespace = parse_flags(TRAINER_FLAGS, argv, __doc__ or "")
+    samples = settings.num_steps * settings.num_processes
+    if settings.num_mini_batch > samples:
+        raise UsageError(
+            f"--num_mini_batch {settings.num_mini_batch}: more than the {samples} steps of an "
+            "update (num_steps x num_processes)"
+        )
     from online.training import train
 
     train(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from common import checkpoints
 from common.device import choose_device, resolve_precision
 from common.envs import ProcgenVectorEnv
-from common.errors import UsageError
+from common.errors import ToolkitError, UsageError
 from common.games import NUM_ACTIONS
 from common.interrupts import Stopped, StopRequest
 from common.run_logger import CsvLog, RunFolder, describe_run
@@ -40,6 +41,7 @@ class Trainer:
     def __init__(self, settings: argparse.Namespace, folder: RunFolder) -> None:
         self.settings = settings
         self.folder = folder
+        self.rolling = folder.path / "rolling" / "model.pt"
         self.device = choose_device(settings.no_cuda)
         seed_everything(settings.seed)
         network = ActorCritic(NUM_ACTIONS, settings.hidden_size).to(self.device)
@@ -78,7 +80,6 @@ class Trainer:
         self.archive: EpisodeArchive | None = None
         if settings.save_dataset:
             self.archive = EpisodeArchive(Path(settings.dataset_saving_dir) / settings.env_name)
-            self.archive.note_build(settings.env_name, settings.distribution_mode)
             self.archive.begin(self.observations, infos["level_seed"])
 
     @property
@@ -100,10 +101,7 @@ class Trainer:
             torch.empty(shape, device=self.device) for _ in range(4)
         )
         for t in range(shape[0]):
-            if stop.signal_number is not None:
-                raise Stopped(
-                    f"stopped; --resume True continues {self.folder.path}", stop.signal_number
-                )
+            self._raise_if(stop)
             observations[t] = torch.from_numpy(self.observations).to(self.device)
             with torch.no_grad():
                 logits, values[t] = self.ppo.network(observations[t])
@@ -129,6 +127,22 @@ class Trainer:
             observations, actions, log_probs, values, advantages, advantages + values
         )
 
+    def _raise_if(self, stop: StopRequest) -> None:
+        if stop.signal_number is not None:
+            raise Stopped(
+                f"stopped; --resume True continues {self.folder.path}", stop.signal_number
+            )
+
+    @torch.no_grad()
+    def _demand_finite(self, parts: dict[str, float]) -> None:
+        logits, values = self.ppo.network(torch.from_numpy(self.observations).to(self.device))
+        finite = bool(logits.isfinite().all() and values.isfinite().all())
+        if not finite or not all(math.isfinite(part) for part in parts.values()):
+            raise ToolkitError(
+                f"the loss is not finite in update {self.update + 1}: try a smaller --lr; "
+                f"{self.rolling} keeps the last good state"
+            )
+
     def _count(self, rewards: np.ndarray, ended: np.ndarray) -> None:
         self.episode_returns += rewards
         self.recent.extend(self.episode_returns[ended].tolist())
@@ -151,7 +165,9 @@ class Trainer:
         with StopRequest() as stop, bar:
             while self.update < updates:
                 start = time.perf_counter()
-                parts = self.ppo.update(self.collect(stop), self.order)
+                rollout = self.collect(stop)
+                parts = self.ppo.update(rollout, self.order, lambda: self._raise_if(stop))
+                self._demand_finite(parts)
                 self.update += 1
                 seconds = time.perf_counter() - start
                 self.elapsed += seconds
@@ -181,14 +197,7 @@ class Trainer:
         }
 
     def _facts(self) -> dict[str, Any]:
-        names = (
-            "env_name",
-            "distribution_mode",
-            "num_levels",
-            "start_level",
-            "hidden_size",
-            "seed",
-        )
+        names = "env_name distribution_mode num_levels start_level hidden_size seed".split()
         return {
             **{name: getattr(self.settings, name) for name in names},
             "update": self.update,
@@ -214,17 +223,25 @@ class Trainer:
             "episodes": self.episodes,
             "rows": self.rows,
             "elapsed": self.elapsed,
-            "next_episode": self.archive.next_index if self.archive else 0,
+            "archive": self.archive.state() if self.archive else None,
             "settings": _settings_that_shape(self.settings),
         }
         contents = {"network": self.ppo.network.state_dict(), **self._facts(), "training": training}
-        checkpoints.save(self.folder.path / "rolling" / "model.pt", KIND, contents)
+        checkpoints.save(self.rolling, KIND, contents)
 
-    def restore(self, path: Path) -> None:
+    def begin(self) -> None:
+        """Start anew, resumable from now on; UsageError if episodes of another run are there."""
+        if self.archive is not None:
+            self.archive.require_empty()
+            self.archive.note_build(self.settings.env_name, self.settings.distribution_mode)
+        self._save_rolling()
+
+    def restore(self) -> None:
         """Continue from a rolling checkpoint: the same numbers as an unbroken run on the CPU.
 
         Episodes that were under way when the run was stopped are played on but not recorded.
         """
+        path = self.rolling
         contents = checkpoints.load(path, KIND, self.device)
         if "training" not in contents:
             raise UsageError(
@@ -246,7 +263,7 @@ class Trainer:
         self.update, self.episodes = contents["update"], training["episodes"]
         self.rows, self.elapsed = training["rows"], training["elapsed"]
         if self.archive is not None:
-            self.archive.restart_at(training["next_episode"], self.settings.num_processes)
+            self.archive.restart(training["archive"], self.settings.num_processes)
         restore_torch_random_state(training["random"])
         logger.info("continuing after update %d", self.update)
 
@@ -269,7 +286,7 @@ def train(settings: argparse.Namespace) -> None:
     )
     finished = sorted((folder.path / "final").glob("model_*.pt"))
     rolling = folder.path / "rolling" / "model.pt"
-    if finished and settings.resume:
+    if finished:
         logger.info("already finished: %s", finished[-1])
         return
     if rolling.exists() and not settings.resume:
@@ -278,12 +295,16 @@ def train(settings: argparse.Namespace) -> None:
         )
     handler = folder.log_to_file()
     try:
+        for leftover in folder.path.glob("*/.*.pt.*.tmp"):  # of a process killed while it saved
+            leftover.unlink()
         trainer = Trainer(settings, folder)
+        if rolling.exists():
+            trainer.restore()
+        else:
+            trainer.begin()
         folder.write_json(
             "meta.json", describe_run({k: v for k, v in vars(settings).items() if k != "given"})
         )
-        if rolling.exists():
-            trainer.restore(rolling)
         trainer.run()
     finally:
         logging.getLogger().removeHandler(handler)

@@ -46,7 +46,8 @@ def load_agent(
         settings = dict(contents["settings"])
         settings.update({k: v for k, v in (acting or {}).items() if k in ACTING_SETTINGS})
         agent = make_agent(settings, DatasetFacts(**contents["facts"]), device)
-    except (KeyError, TypeError, ModuleNotFoundError) as error:
+        state = contents["agent"]
+    except (AttributeError, KeyError, TypeError, ModuleNotFoundError) as error:
         raise ToolkitError(f"{path} lacks what an agent is rebuilt from ({error})") from error
-    agent.restore(contents["agent"], path)
+    agent.restore(state, path)
     return agent, contents

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common import checkpoints
 from common.device import autocast, resolve_precision
+from common.errors import ToolkitError
 from offline.data.views import TransitionBatch, ViewKind, WindowBatch
 
 __all__ = ["DatasetFacts", "OfflineAgent", "TransitionBatch", "WindowBatch"]
@@ -83,6 +84,9 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
 
     def restore(self, state: Mapping[str, Any], path: Path) -> None:
         """Undo of `state()`; ToolkitError naming `path` for another architecture."""
-        checkpoints.load_weights(self, state["weights"], path)
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        try:
+            checkpoints.load_weights(self, state["weights"], path)
+            for name, optimiser in self.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
+        except (KeyError, ValueError) as error:
+            raise ToolkitError(f"{path} is of another agent ({error})") from error

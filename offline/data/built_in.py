@@ -48,24 +48,26 @@ def built_in_dataset(env_name: str, distribution_mode: str, num_levels: int) -> 
     with open(FOLDER / f".{env_name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            _collect(env_name, target)
+            _collect(env_name, target, lock.fileno())
     return FOLDER
 
 
-def _collect(env_name: str, target: Path) -> None:
+def _collect(env_name: str, target: Path, lock: int) -> None:
     """Collect into a hidden folder and rename it when it is whole."""
-    partial = FOLDER / ".partial"
+    partial = FOLDER / f".partial-{env_name}"
     shutil.rmtree(partial, ignore_errors=True)
     command = [
         *(sys.executable, "-m", "online.data_collector", f"--env_name={env_name}"),
         *(f"--capacity={TRANSITIONS}", f"--seed={SEED}", f"--dataset_saving_dir={partial}"),
     ]
     logger.info("collecting the built-in data (once): %s", " ".join(["python", *command[1:]]))
-    done = subprocess.run(command, cwd=ROOT, check=False)
-    if done.returncode != 0:
+    try:
+        # The collector holds the lock too: if it outlives this process, the next one waits for it.
+        done = subprocess.run(command, cwd=ROOT, check=False, pass_fds=(lock,))
+        if done.returncode != 0:
+            raise ToolkitError(
+                f"collecting the built-in data of {env_name} failed (exit code {done.returncode})"
+            )
+        os.rename(partial / env_name, target)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise ToolkitError(
-            f"collecting the built-in data of {env_name} failed (exit code {done.returncode})"
-        )
-    os.rename(partial / env_name, target)
-    shutil.rmtree(partial, ignore_errors=True)

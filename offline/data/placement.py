@@ -57,7 +57,7 @@ class ResidentFrames:
 
 
 class MappedFrames:
-    """Frames left in the stores' files; the operating system keeps them, or the recent ones, in RAM.
+    """Frames left in the stores' files; the operating system keeps the recent ones in RAM.
 
     With `read_all` the files are read ahead as a whole, once, in the background: for frames that
     fit into memory, since a copy of them would cost seconds at every start and the memory twice.
