@@ -1,0 +1,1 @@
+"""How fast the toolkit is, beside plain code: `python -m benchmarks.throughput`."""
