@@ -112,13 +112,14 @@ ROWS = {
         "the same BC losses, fp32",
         "losses of {loss_batches} gradient steps; the ratio is that of the time they take, "
         "batches included",
-        "from the same weights on the same batches; rounding alone: the difference of the plain side "
-        "from itself with the samples of each batch in reverse order",
+        "from the same weights on the same batches; rounding alone: the difference of the plain "
+        "side from itself with the samples of each batch in reverse order",
         _losses,
     ),
     "batches": Row(
         "batches (s, a, r, s', done) of {batch_size}",
-        "`TransitionView.batch` at random indices: uint8 frames, which the encoder converts",
+        "`TransitionView.batch` at random indices: uint8 frames; converting them "
+        "is the encoder's work and counted in bc",
         "DataLoader, shuffled, num_workers 0: `__getitem__` converts both frames to float32 in "
         "[0, 1], the default collation stacks them",
         _rates("batches"),
