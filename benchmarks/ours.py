@@ -63,7 +63,9 @@ def _agent(settings: argparse.Namespace, precision: str) -> OfflineAgent[Any]:
     seed_everything(settings.seed)
     agent = make_agent(
         vars(_training_settings(settings, precision)),
-        DatasetFacts(num_actions=NUM_ACTIONS, max_return=1.0),
+        DatasetFacts(
+            num_actions=NUM_ACTIONS, max_return=1.0, min_return=0.0, num_samples=1, max_length=1
+        ),
         choose_device(settings.no_cuda),
     )
     weights = [parameter.detach().cpu().contiguous() for parameter in agent.parameters()]

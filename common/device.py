@@ -34,11 +34,13 @@ def keep_freed_memory() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    trim_threshold, mmap_threshold = -1, -3  # names in glibc's malloc.h
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # M_... in glibc's malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 1 << 30)
         libc.mallopt(trim_threshold, 2**31 - 1)
+        # Some versions refuse so high a threshold (0): they are told never to use mmap instead.
+        if not libc.mallopt(mmap_threshold, 1 << 30):
+            libc.mallopt(mmap_max, 0)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -158,6 +158,8 @@ def run_command(
     0 done, 1 failed, 2 bad arguments, 130 stopped by Ctrl-C. An `OSError` is the world's fault,
     never a bug of ours, so it too is one line.
     """
+    # A log that cannot be written must not hide the error that ends the command.
+    logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return body(argv) or 0

@@ -1,4 +1,4 @@
-"""Drawing actions from a policy's logits, one stream of random numbers per environment."""
+"""Choosing actions by logits or values, one stream of random numbers per environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ActionSampler:
-    """Samples categorical actions, or takes the likeliest when `deterministic`.
+    """Samples categorical or epsilon-greedy actions; takes the best when `deterministic`.
 
     Every environment has its own generator, so the actions taken in a batch of environments are
     those taken in each environment alone, whichever others are still playing.
@@ -45,3 +45,16 @@ class ActionSampler:
         draws = self.uniforms(env_ids)[:, None] * cumulative[:, -1:]
         sampled: np.ndarray = (draws >= cumulative).sum(-1)
         return sampled
+
+    def epsilon_greedy(self, values: Tensor, env_ids: np.ndarray, epsilon: float) -> np.ndarray:
+        """The best actions (n,) int64 by `values` (n, num_actions), with chance `epsilon` any one.
+
+        Each environment uses two numbers per step, whether or not it explores, so its stream does
+        not depend on the past.
+        """
+        best: np.ndarray = values.argmax(-1).cpu().numpy()
+        if self.deterministic:
+            return best
+        explores = self.uniforms(env_ids) < epsilon
+        any_one = (self.uniforms(env_ids) * values.shape[-1]).astype(np.int64)
+        return np.where(explores, any_one, best)

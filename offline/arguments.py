@@ -167,7 +167,7 @@ OPTIMISATION_FLAGS = (
         float,
         0,
         "Target return at evaluation, in multiples of the largest return in the data.",
-        algorithms=_TRANSFORMERS,
+        algorithms=("dt",),
     ),
     Flag("lr_decay", bool, True, "Decay the rate by a cosine.", algorithms=_TRANSFORMERS),
     Flag(
@@ -274,8 +274,8 @@ def parse_training(
                 f"--{flag.name} {value}: --algo {settings.algo} does not use it "
                 f"(used by {', '.join(flag.algorithms)})"
             )
-    if settings.xpid in (".", "..") or "/" in settings.xpid:
-        raise UsageError(f"--xpid {settings.xpid}: give the name of a folder, not a path")
+    if settings.xpid in (".", "..", "latest") or "/" in settings.xpid:
+        raise UsageError(f"--xpid {settings.xpid}: give the name of a new folder, not a path")
     settings.xpid = settings.xpid or run_name(settings)
     return settings
 

@@ -91,7 +91,8 @@ def _summarise(out: Path, env_name: str, behaviour: Path) -> None:
         env_name=env_name,
         behaviour_policy=_BEHAVIOUR,
     )
-    share = rows["BC"]["train"].mean / rows[_BEHAVIOUR]["train"].mean
+    made_the_data = rows[_BEHAVIOUR]["train"].mean
+    share = rows["BC"]["train"].mean / made_the_data if made_the_data else float("nan")
     print(f"\nBC reaches {share:.0%} of the behaviour policy's return on training levels")
     print(f"figure: {', '.join(str(path) for path in figures)}")
 

@@ -45,7 +45,13 @@ def train(settings: argparse.Namespace) -> None:
     # Data and agent come first: if they cannot be made, no folder is.
     data = load_data(settings, agent_class(settings.algo).view, device)
     seed_everything(settings.seed)
-    facts = DatasetFacts(num_actions=NUM_ACTIONS, max_return=data.summary.max_return)
+    facts = DatasetFacts(
+        num_actions=NUM_ACTIONS,
+        max_return=data.summary.max_return,
+        min_return=data.summary.min_return,
+        num_samples=len(data.view),
+        max_length=data.summary.max_length,
+    )
     agent = make_agent(vars(settings), facts, device)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
     handler = folder.log_to_file()
@@ -92,7 +98,15 @@ def evaluate_run(settings: argparse.Namespace) -> str:
     agent, contents = load_agent(checkpoint, choose_device(settings.no_cuda), acting=vars(settings))
     agent.eval()
     trained = contents["settings"]
-    compared = ("algo", "env_name", "distribution_mode", "num_levels", "agent_model", "hidden_size")
+    compared = (
+        "algo",
+        "env_name",
+        "distribution_mode",
+        "num_levels",
+        "agent_model",
+        "hidden_size",
+        "dt_context_length",
+    )
     for name in compared:
         if trained[name] != getattr(settings, name):
             raise ToolkitError(

@@ -31,8 +31,8 @@ def _export(argv: Sequence[str] | None) -> None:
 
     network, facts = load_policy(Path(settings.checkpoint_path), torch.device("cpu"))
     with torch.no_grad():
-        network.policy_head.weight /= settings.temperature
-        network.policy_head.bias /= settings.temperature
+        network.policy_head.weight.div_(settings.temperature)
+        network.policy_head.bias.div_(settings.temperature)
     kept = {
         name: value
         for name, value in facts.items()

@@ -149,7 +149,9 @@ def make_run(
     """A run as the training command makes it, on a view of the caller's."""
     settings = parse_training(flags(TINY, xpid="run", save_path=save_path, **changes), "")
     seed_everything(settings.seed)
-    facts = DatasetFacts(num_actions=15, max_return=1.0)
+    facts = DatasetFacts(
+        num_actions=15, max_return=1.0, min_return=0.0, num_samples=1, max_length=1
+    )
     made = agent(vars(settings), facts, CPU) if agent else make_agent(vars(settings), facts, CPU)
     return Run(made, view, settings, RunFolder(save_path, GAME, "run"))
 

@@ -16,7 +16,7 @@ PACKAGES = ("common", "offline", "online", "train_scripts", "benchmarks", "docs"
 OURS = (*PACKAGES, "download")
 
 # Files in offline/agents that several algorithms share; every other file there is an algorithm.
-SHARED_AGENT_FILES = {"__init__", "base", "networks", "transformer"}
+SHARED_AGENT_FILES = {"__init__", "base", "targets", "transformer"}
 # What one algorithm may take from another: BCT is DT without returns.
 SIBLINGS_ALLOWED = {("bct", "dt")}
 ALGORITHMS = {"bc", "bcq", "bct", "cql", "dt", "iql"}

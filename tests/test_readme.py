@@ -37,7 +37,9 @@ def test_the_readmes_name_commands() -> None:
 
 @pytest.mark.parametrize("module", sorted({c[1] for c in commands()}))
 def test_every_command_in_the_readmes_takes_the_flags_shown_with_it(module: str) -> None:
-    assert importlib.util.find_spec(module) is not None, f"README names {module}, which is not there"
+    assert importlib.util.find_spec(module) is not None, (
+        f"README names {module}, which is not there"
+    )
     shown = set().union(*(flags_in(rest) for _, name, rest in commands() if name == module))
     if not shown:
         return

@@ -16,8 +16,8 @@ from offline.agents.base import DatasetFacts, OfflineAgent
 KIND = "offline"
 
 
-# How an agent plays; these may differ between training and evaluation.
-ACTING_SETTINGS = ("deterministic", "eval_eps", "dt_eval_ret")
+# How and where an agent plays; these may differ between training and evaluation.
+ACTING_SETTINGS = ("deterministic", "eval_eps", "dt_eval_ret", "precision")
 
 
 def agent_class(algo: str) -> type[OfflineAgent[Any]]:

@@ -27,7 +27,10 @@ class DatasetFacts:
     """What an agent must know of the data it was trained on; kept in its checkpoint."""
 
     num_actions: int
-    max_return: float
+    max_return: float  # raw, undiscounted, of whole episodes
+    min_return: float
+    num_samples: int  # of the view: transitions or windows
+    max_length: int  # steps of the longest episode
 
 
 class OfflineAgent(nn.Module, ABC, Generic[Batch]):

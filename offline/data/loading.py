@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from common.envs import frame_fingerprint
+from common.envs import frame_fingerprint, procgen_build
 from common.seeding import derive_seed
 from offline.data.built_in import built_in_dataset
 from offline.data.packing import open_game
@@ -84,12 +84,15 @@ def load_data(settings: argparse.Namespace, kind: ViewKind, device: torch.device
 
 def _warn_if_drawn_differently(store: PackedStore, env_name: str, mode: str) -> None:
     """Builds of Procgen differ in pixels; an agent then sees other frames than it learnt from."""
-    recorded = (store.manifest["procgen"] or {}).get("fingerprint")
-    if recorded and recorded != frame_fingerprint(env_name, mode):
+    made_by = store.manifest["procgen"] or {}
+    # The same package draws the same frames; only another one is worth starting Procgen for.
+    if made_by.get("build") == procgen_build() or not made_by.get("fingerprint"):
+        return
+    if made_by["fingerprint"] != frame_fingerprint(env_name, mode):
         logger.warning(
             "%s was made by a Procgen build that draws %s differently from the one installed here "
             "(%s): returns at evaluation may be lower than the data deserve",
             store.path,
             env_name,
-            json.dumps(store.manifest["procgen"].get("build", {})),
+            json.dumps(made_by.get("build", {})),
         )

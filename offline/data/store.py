@@ -273,6 +273,7 @@ class DatasetSummary:
     min_return: float
     max_return: float
     mean_length: float
+    max_length: int
 
 
 def describe(selection: Selection) -> DatasetSummary:
@@ -286,4 +287,5 @@ def describe(selection: Selection) -> DatasetSummary:
         min_return=float(episodes["return"].min()),
         max_return=float(episodes["return"].max()),
         mean_length=float(episodes["length"].mean()),
+        max_length=int(episodes["length"].max()),
     )

@@ -95,3 +95,44 @@ def test_deterministic_actions_are_the_likeliest() -> None:
     made = sampler(3, deterministic=True)
     for _ in range(5):
         assert made.actions(logits, np.arange(3)).tolist() == [1, 0, 2]
+
+
+def explore(made: ActionSampler, env_ids: list[int], steps: int, epsilon: float) -> np.ndarray:
+    """Epsilon-greedy actions (steps, len(env_ids)) for the same values everywhere."""
+    ids = np.array(env_ids)
+    values = LOGITS.expand(len(ids), -1)
+    return np.stack([made.epsilon_greedy(values, ids, epsilon) for _ in range(steps)])
+
+
+def test_epsilon_greedy_takes_any_action_with_chance_epsilon() -> None:
+    num_envs, steps, epsilon = 500, 40, 0.4
+    actions = explore(sampler(num_envs), list(range(num_envs)), steps, epsilon)
+    counts = np.bincount(actions.ravel(), minlength=5)
+    shares = np.full(5, epsilon / 5)
+    shares[0] += 1 - epsilon
+    expected = num_envs * steps * shares
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert chi_square < 18.47  # exceeded by chance once in a thousand, 4 degrees of freedom
+
+
+def test_epsilon_greedy_without_chance_takes_the_best() -> None:
+    assert set(explore(sampler(4), [0, 1, 2, 3], 20, 0.0).ravel()) == {0}
+    assert set(explore(sampler(4, deterministic=True), [0, 1, 2, 3], 20, 1.0).ravel()) == {0}
+
+
+def test_exploring_does_not_depend_on_the_batch_nor_on_who_has_left_it() -> None:
+    together = explore(sampler(4), [0, 1, 2, 3], 300, 0.5)
+    np.testing.assert_array_equal(explore(sampler(4), [2], 300, 0.5)[:, 0], together[:, 2])
+    made = sampler(4)
+    first = explore(made, [0, 1, 2, 3], 130, 0.5)
+    rest = explore(made, [1, 3], 170, 0.5)
+    np.testing.assert_array_equal(np.concatenate([first[:, 3], rest[:, 1]]), together[:, 3])
+
+
+def test_a_step_uses_as_many_numbers_whether_or_not_it_explores() -> None:
+    streams = []
+    for epsilon in (0.0, 0.5, 1.0):
+        made = sampler(2)
+        explore(made, [0, 1], 300, epsilon)
+        streams.append(made.uniforms(np.arange(2)).tolist())
+    assert streams[0] == streams[1] == streams[2]

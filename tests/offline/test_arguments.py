@@ -93,7 +93,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "iql_expectile": (0.9, {"iql"}),
     "dt_context_length": (30, TRANSFORMERS),
     "dt_rtg_noise_prob": (0.5, {"dt"}),
-    "dt_eval_ret": (5.0, TRANSFORMERS),
+    "dt_eval_ret": (5.0, {"dt"}),
     "lr_decay": (False, TRANSFORMERS),
     "warmup_tokens": (512, TRANSFORMERS),
     "weight_decay": (0.0, TRANSFORMERS),

@@ -18,7 +18,7 @@ from tests.data_fixtures import make_episode, write_game
 from tests.offline_commands import CPU, assert_same, flags
 from tests.reference import bc
 
-FACTS = DatasetFacts(num_actions=15, max_return=10.0)
+FACTS = DatasetFacts(num_actions=15, max_return=10.0, min_return=0.0, num_samples=1, max_length=1)
 
 
 def make_bc(seed: int = 0, **changes: Any) -> Agent:

@@ -146,6 +146,7 @@ def test_the_summary_counts_and_averages(store: PackedStore, second: PackedStore
     assert summary.mean_return == pytest.approx((1 + 5 + 5 + 0 + 3 + 4 + 9) / 7)
     assert (summary.min_return, summary.max_return) == (0.0, 9.0)
     assert summary.mean_length == pytest.approx(15 / 7)
+    assert summary.max_length == 4
 
 
 def test_unknown_levels_are_not_counted(tmp_path: Path) -> None:

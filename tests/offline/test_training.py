@@ -95,7 +95,13 @@ def buttons() -> dict[str, int]:
     settings = {"precision": "fp32"}
     for button in range(15):
         results = evaluate(
-            presser(button)(settings, DatasetFacts(15, 0.0), CPU),
+            presser(button)(
+                settings,
+                DatasetFacts(
+                    num_actions=15, max_return=0.0, min_return=0.0, num_samples=1, max_length=1
+                ),
+                CPU,
+            ),
             env_name=GAME,
             distribution_mode="easy",
             num_levels=200,

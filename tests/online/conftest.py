@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.online_runs import LONG, REWARDING_GAME, only, run_folder, train
+from tests.online_runs import LONG, only, run_folder, train
 
 
 @pytest.fixture(scope="session")
@@ -27,17 +26,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One long update that recorded episodes with rewards."""
-    folder = tmp_path_factory.mktemp("recorded")
-    sizes: dict[str, Any] = {"num_processes": 8, "num_steps": 96, "num_env_steps": 1}
-    assert train(folder, env_name=REWARDING_GAME, save_dataset=True, **sizes) == 0
-    return folder
-
-
-@pytest.fixture(scope="session")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The final policy of a run on the rewarding game."""
+    """The final policy of a run of one update."""
     folder = tmp_path_factory.mktemp("policy")
-    assert train(folder, env_name=REWARDING_GAME, num_env_steps=1) == 0
-    return only(run_folder(folder, game=REWARDING_GAME) / "final", "*")
+    assert train(folder, num_env_steps=1) == 0
+    return only(run_folder(folder) / "final", "*")

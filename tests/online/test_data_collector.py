@@ -17,14 +17,12 @@ from tests.command_runs import the_error
 from tests.online_runs import (
     CAPACITY,
     ENVIRONMENTS,
+    GAME,
     HIDDEN_SIZE,
-    REWARDING_GAME,
     assert_played_on_its_level,
     collect,
     read_episodes,
 )
-
-GAME = REWARDING_GAME
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def test_collecting_ends_when_the_capacity_is_reached(episodes: list[Episode]) -
 def test_frames_and_rewards_are_those_of_the_game(episodes: list[Episode]) -> None:
     assert any(episode.rewards.any() for episode in episodes), "the test shows too little"
     for episode in episodes[:4]:
-        assert_played_on_its_level(episode, GAME)
+        assert_played_on_its_level(episode)
 
 
 def test_actions_are_sampled_from_the_policy(policy: Path, episodes: list[Episode]) -> None:

@@ -9,9 +9,7 @@ import pytest
 
 from common.errors import ToolkitError, UsageError
 from online.policy_files import archived_return, checkpoint_by_ratio, find_runs
-from tests.online_runs import REWARDING_GAME, collect, read_episodes
-
-GAME = REWARDING_GAME
+from tests.online_runs import GAME, collect, read_episodes
 
 
 def make_run(folder: Path, final: str, archived: list[str], good: str, policy: Path) -> Path:
