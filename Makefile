@@ -32,7 +32,7 @@ demo: $(RUNTIME)
 	@$(VENV_PYTHON) -m offline.demo
 
 test: $(DEVELOPMENT)
-	@$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: $(DEVELOPMENT)
 	$(VENV_PYTHON) -m ruff format --check .

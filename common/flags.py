@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
+import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -148,6 +150,30 @@ def _unknown_message(argument: str, flags: Sequence[Flag]) -> str:
     near = difflib.get_close_matches(name, [flag.name for flag in flags], n=1)
     hint = f"did you mean --{near[0]}?" if near else "see --help"
     return f"unknown flag --{name}: {hint}"
+
+
+def short_number(value: float) -> str:
+    """`value` in the fewest digits that still name it alone: 0.0003, 5e-05, 1."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)
+
+
+def unnamed_settings_hash(
+    flags: Sequence[Flag], settings: argparse.Namespace, named: Collection[str]
+) -> str:
+    """A short hash of the settings that are neither in `named` nor at their defaults; "" for none.
+
+    Added to a run's name, it keeps two different settings from sharing one.
+    """
+    others = {
+        flag.name: getattr(settings, flag.name)
+        for flag in flags
+        if flag.name not in named
+        and getattr(settings, flag.name) != (list(flag.default) if flag.many else flag.default)
+    }
+    if not others:
+        return ""
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def run_command(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UsageError
-from common.flags import Flag, parse_flags
+from common.flags import Flag, parse_flags, short_number, unnamed_settings_hash
 from common.games import DISTRIBUTION_MODES, GAMES
 
 ALGORITHMS = ("bc", "bcq", "bct", "cql", "dt", "iql")
@@ -289,7 +287,7 @@ def run_name(settings: argparse.Namespace) -> str:
     s = settings
     parts = [
         f"{s.env_name}-{s.distribution_mode}-{s.num_levels}-d{_short(s.dataset_size)}",
-        f"{s.algo}-p{_number(s.percentile)}-lr{_number(s.lr)}-bs{s.batch_size}-{s.agent_model}",
+        f"{s.algo}-p{short_number(s.percentile)}-lr{short_number(s.lr)}-bs{s.batch_size}-{s.agent_model}",
     ]
     named = set(
         "env_name distribution_mode num_levels dataset_size algo percentile lr batch_size "
@@ -299,22 +297,23 @@ def run_name(settings: argparse.Namespace) -> str:
         parts.append(f"tuf{s.target_update_freq}")
         named.add("target_update_freq")
         if s.perform_polyak_update:
-            parts.append(f"polyak-tau{_number(s.tau)}")
+            parts.append(f"polyak-tau{short_number(s.tau)}")
             named |= {"perform_polyak_update", "tau"}
     own = {
-        "cql": (f"a{_number(s.cql_alpha)}", ("cql_alpha",)),
+        "cql": (f"a{short_number(s.cql_alpha)}", ("cql_alpha",)),
         "bcq": (
-            f"t{_number(s.bcq_threshold)}" + ("-res" if s.agent_model == "bcqresnetbase" else ""),
+            f"t{short_number(s.bcq_threshold)}"
+            + ("-res" if s.agent_model == "bcqresnetbase" else ""),
             ("bcq_threshold",),
         ),
         "iql": (
-            f"t{_number(s.iql_temperature)}-e{_number(s.iql_expectile)}",
+            f"t{short_number(s.iql_temperature)}-e{short_number(s.iql_expectile)}",
             ("iql_temperature", "iql_expectile"),
         ),
     }
     for name in _TRANSFORMERS:
         own[name] = (
-            f"cl{s.dt_context_length}-er{_number(s.dt_eval_ret)}",
+            f"cl{s.dt_context_length}-er{short_number(s.dt_eval_ret)}",
             ("dt_context_length", "dt_eval_ret"),
         )
     if s.algo in own:
@@ -323,23 +322,10 @@ def run_name(settings: argparse.Namespace) -> str:
         named |= set(names)
     if s.early_stop:
         parts.append("es")
-    others = {
-        flag.name: getattr(s, flag.name)
-        for flag in TRAIN_FLAGS
-        if flag.name not in named
-        and flag.name not in _NOT_IN_NAME
-        and getattr(s, flag.name) != (list(flag.default) if flag.many else flag.default)
-    }
-    if others:
-        text = json.dumps(others, sort_keys=True)
-        parts.append(hashlib.sha256(text.encode()).hexdigest()[:6])
+    rest = unnamed_settings_hash(TRAIN_FLAGS, s, named | _NOT_IN_NAME)
+    if rest:
+        parts.append(rest)
     return "-".join(parts) + f"_{s.seed}"
-
-
-def _number(value: float) -> str:
-    """`value` in the fewest digits that still name it alone: 0.0003, 5e-05, 1."""
-    text = f"{value:g}"
-    return text if float(text) == value else repr(value)
 
 
 def _short(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from common.flags import Flag
+from common.flags import Flag, short_number, unnamed_settings_hash
 from common.games import DISTRIBUTION_MODES, GAMES
 
 _ENV_NAME = Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES)
@@ -96,10 +96,24 @@ EVALUATION_FLAGS = (
 )
 
 
+# Flags that the name shows, or that cannot change what is learnt.
+_NOT_IN_HASH = frozenset(
+    "env_name distribution_mode num_levels lr ppo_epoch num_mini_batch value_loss_coef "
+    "entropy_coef seed algo xpid resume no_cuda model_saving_dir log_interval archive_interval "
+    "save_dataset dataset_saving_dir".split()
+)
+
+
 def ppo_xpid(settings: argparse.Namespace) -> str:
-    """The name of a PPO run, made from the settings that the paper's grids vary."""
+    """The name of a PPO run, made from the settings that the paper's grids vary.
+
+    Other settings that are not at their defaults add a short hash.
+    """
+    s = settings
+    rest = unnamed_settings_hash(TRAINER_FLAGS, s, _NOT_IN_HASH)
     return (
-        f"{settings.env_name}-{settings.distribution_mode}-{settings.num_levels}-ppo"
-        f"-lr{settings.lr:g}-epoch{settings.ppo_epoch}-mb{settings.num_mini_batch}"
-        f"-v{settings.value_loss_coef:g}-ha{settings.entropy_coef:g}_{settings.seed}"
+        f"{s.env_name}-{s.distribution_mode}-{s.num_levels}-ppo"
+        f"-lr{short_number(s.lr)}-epoch{s.ppo_epoch}-mb{s.num_mini_batch}"
+        f"-v{short_number(s.value_loss_coef)}-ha{short_number(s.entropy_coef)}"
+        f"{'-' + rest if rest else ''}_{s.seed}"
     )

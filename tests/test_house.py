@@ -175,7 +175,7 @@ def test_a_planted_forbidden_import_is_caught(path: str, source: str) -> None:
         ("offline/a.py", "from offline.agents import bc\nfrom common import envs"),
         ("offline/agents/__init__.py", "from offline.agents import bc, cql"),
         ("offline/agents/bct.py", "from offline.agents.dt import DT\nfrom .base import Agent"),
-        ("offline/agents/iql.py", "from offline.agents.networks import Head\nimport torch"),
+        ("offline/agents/iql.py", "from offline.agents.targets import TargetNetwork\nimport torch"),
         ("train_scripts/a.py", "from online.arguments import parser\nfrom . import grid"),
         ("benchmarks/a.py", "import online.ppo, offline.training"),
     ],

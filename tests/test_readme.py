@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "online/README.md")
-_COMMAND = re.compile(r"python -m (?P<module>[\w.]+)(?P<rest>[^`\n]*(?:\\\n[^`\n]*)*)")
+_COMMAND = re.compile(r"python -m (?P<module>[\w.]+)(?P<rest>[^`\n\\]*(?:\\\n[^`\n\\]*)*)")
 
 
 def commands() -> list[tuple[str, str, str]]:

@@ -200,7 +200,6 @@ def test_after_a_kill_the_next_collection_waits_for_the_collector_and_starts_ane
     not (built_in.POLICIES / "coinrun.pt").is_file(), reason="no policy is bundled for coinrun"
 )
 def test_the_bundled_policy_collects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(built_in, "FOLDER", tmp_path)
-    monkeypatch.setattr(built_in, "TRANSITIONS", TRANSITIONS)
+    Place(ROOT, tmp_path, ROOT / "online" / "policies").use(monkeypatch)
     store = open_game(built_in.built_in_dataset("coinrun", "easy", 200), "coinrun", progress=False)
     assert store.num_rows >= TRANSITIONS

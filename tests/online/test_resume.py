@@ -79,6 +79,41 @@ def test_a_killed_run_resumes_to_the_numbers_of_an_unbroken_one(
     assert not list(run.rglob("*.tmp"))
 
 
+def test_what_was_written_after_the_last_checkpoint_is_written_again_not_twice(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    run, data = run_folder(tmp_path), tmp_path / "data" / GAME
+    assert train(tmp_path, **{**LONG, "num_env_steps": 5 * 64}) == 0
+    shutil.rmtree(run / "final")
+    ended = len(list(data.glob("*.npz")))
+
+    # As if it had gone on after that checkpoint and been killed in the middle of two files.
+    timestamp = min(data.glob("*.npz")).name.split("_")[0]
+    for path in (unbroken / "data" / GAME).glob("*.npz"):
+        _, index, facts = path.name.split("_", 2)
+        if int(index) >= ended:
+            shutil.copyfile(path, data / f"{timestamp}_{index}_{facts}")
+    lines = (run_folder(unbroken) / "logs.csv").read_text().splitlines(keepends=True)
+    with open(run / "logs.csv", "a", encoding="utf-8") as file:
+        file.writelines(lines[6:10])
+    (data / f".{timestamp}_9_60_1_0.00.npz.123.tmp").write_bytes(b"half")
+    (run / "rolling" / ".model.pt.123.tmp").write_bytes(b"half")
+    foreign = data / "20200101T000000_99_3_5_0.00.npz"
+    foreign.write_bytes(b"not of this run")
+    assert train(tmp_path, **LONG, resume=True) == 0
+    assert untimed(run) == untimed(run_folder(unbroken))
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert foreign.read_bytes() == b"not of this run"
+
+    foreign.unlink()
+    frames = [episode.observations.tobytes() for episode in read_episodes(data)]
+    expected = [e.observations.tobytes() for e in read_episodes(unbroken / "data" / GAME)]
+    assert 0 < ended < len(frames)
+    assert frames[:ended] == expected[:ended]
+    assert len(set(frames)) == len(frames)
+    assert set(frames) <= set(expected)
+
+
 def test_sigterm_ends_a_run_at_once_in_one_line_and_it_can_go_on(tmp_path: Path) -> None:
     run = run_folder(tmp_path)
     with running(tmp_path, num_env_steps=NEVER_DONE) as process:
