@@ -242,7 +242,6 @@ class Run:
     ) -> None:
         progress = self.progress
         losses = {name: value for name, value in means.items() if name != "loss"}
-        self.log.keep_rows(progress.rows)
         self.log.append(
             {
                 "epoch": progress.epoch,
