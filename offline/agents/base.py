@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from common import checkpoints
 from common.device import autocast, resolve_precision
+from common.encoders import PixelEncoder, make_encoder
 from common.errors import ToolkitError
+from common.sampling import ActionSampler
 from offline.data.views import TransitionBatch, ViewKind, WindowBatch
 
 __all__ = ["DatasetFacts", "OfflineAgent", "TransitionBatch", "WindowBatch"]
@@ -37,7 +39,8 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
     """A method: how it learns from a batch (`update`) and how it plays (`act`).
 
     Subclasses name the data view they learn from, register their networks as sub-modules and
-    their optimisers in `self.optimisers`; saving and loading then need no further code.
+    their optimisers in `self.optimisers`; saving and loading then need no further code. They act
+    through `self.sampler`, which has a stream of random numbers per environment.
     """
 
     view: ClassVar[ViewKind]
@@ -51,14 +54,15 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
         self.device = device
         self.precision = resolve_precision(settings["precision"], device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.sampler = ActionSampler(settings["deterministic"])
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step; scalar metrics stay on the device. `loss` is always among them."""
 
-    @abstractmethod
     def reset(self, num_envs: int, seed: int) -> None:
-        """See `common.rollout.Policy`."""
+        """See `common.rollout.Policy`; agents with memory empty it too."""
+        self.sampler.reset(num_envs, seed)
 
     @abstractmethod
     def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:
@@ -73,6 +77,23 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
     def autocast(self) -> Any:
         """The context in which networks run, in the precision of the settings."""
         return autocast(self.device, self.precision)
+
+    def new_encoder(self) -> PixelEncoder:
+        """A fresh encoder of the settings, not yet on the device."""
+        return make_encoder(
+            self.settings["agent_model"],
+            self.settings["hidden_size"],
+            self.settings["scale_pixels"],
+        )
+
+    def descend(self, optimiser_name: str, loss: Tensor, largest_norm: float | None = None) -> None:
+        """One step of an optimiser along the gradient of `loss`, its norm clipped if asked for."""
+        optimiser = self.optimisers[optimiser_name]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if largest_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), largest_norm)
+        optimiser.step()
 
     def to_device(self, observations: np.ndarray) -> Tensor:
         """Frames (n, 64, 64, 3) uint8 on the agent's device."""

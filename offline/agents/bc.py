@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.encoders import make_encoder
 from common.sampling import ActionSampler
 from offline.agents.base import DatasetFacts, OfflineAgent, TransitionBatch
 
@@ -31,9 +30,7 @@ class Agent(OfflineAgent[TransitionBatch]):
         self, settings: Mapping[str, Any], facts: DatasetFacts, device: torch.device
     ) -> None:
         super().__init__(settings, facts, device)
-        self.encoder = make_encoder(
-            settings["agent_model"], settings["hidden_size"], settings["scale_pixels"]
-        )
+        self.encoder = self.new_encoder()
         self.head = nn.Linear(self.encoder.feature_size, facts.num_actions)
         self.to(device)
         self.optimisers["policy"] = torch.optim.Adam(self.parameters(), lr=settings["lr"])
@@ -51,16 +48,9 @@ class Agent(OfflineAgent[TransitionBatch]):
 
     def update(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """One step of Adam on `loss`."""
-        optimiser = self.optimisers["policy"]
         loss = self.loss(batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        self.descend("policy", loss)
         return {"loss": loss.detach()}
-
-    def reset(self, num_envs: int, seed: int) -> None:
-        """Start the random streams of `num_envs` environments."""
-        self.sampler.reset(num_envs, seed)
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:

@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.encoders import NatureEncoder, PixelEncoder, make_encoder
-from common.sampling import ActionSampler
+from common.encoders import NatureEncoder, PixelEncoder
 from offline.agents.base import DatasetFacts, OfflineAgent, TransitionBatch
 from offline.agents.targets import (
     OutputLayer,
@@ -37,6 +36,7 @@ from offline.agents.targets import (
     following_frames,
     of_actions,
     one_step_targets,
+    td_loss,
 )
 
 LOGIT_PENALTY = 0.01  # weight of mean(i^2), fixed in the benchmark
@@ -60,9 +60,7 @@ class Agent(OfflineAgent[TransitionBatch]):
         self, settings: Mapping[str, Any], facts: DatasetFacts, device: torch.device
     ) -> None:
         super().__init__(settings, facts, device)
-        self.encoder = make_encoder(
-            settings["agent_model"], settings["hidden_size"], settings["scale_pixels"]
-        )
+        self.encoder = self.new_encoder()
         self.q_head = make_head(self.encoder, facts.num_actions)
         self.imitation_head = make_head(self.encoder, facts.num_actions)
         learning = list(self.parameters())
@@ -70,7 +68,6 @@ class Agent(OfflineAgent[TransitionBatch]):
         self.target = TargetNetwork(self._q_network(), settings)
         self.to(device)
         self.optimisers["q"] = torch.optim.Adam(learning, lr=settings["lr"])
-        self.sampler = ActionSampler(settings["deterministic"])
         threshold = settings["bcq_threshold"]
         self.log_threshold = math.log(threshold) if threshold > 0 else -math.inf
 
@@ -101,11 +98,6 @@ class Agent(OfflineAgent[TransitionBatch]):
             values = self.target(frames)
         return one_step_targets(batch, of_actions(values, best), self.settings["gamma"])
 
-    def td_loss(self, q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
-        """Mean Huber loss of Q(s,a) against `targets` (B,)."""
-        chosen = of_actions(q_values, actions)
-        return functional.huber_loss(chosen, targets.to(chosen.dtype))
-
     def imitation_loss(self, imitation_logits: Tensor, actions: Tensor) -> Tensor:
         """Mean negative log-likelihood of the dataset's actions."""
         return functional.cross_entropy(imitation_logits, actions)
@@ -116,28 +108,21 @@ class Agent(OfflineAgent[TransitionBatch]):
 
     def update(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """One step of Adam on the loss above, then the target network's step."""
-        optimiser = self.optimisers["q"]
         targets = self.targets(batch)
         # Not one pass over s and s' together: its backward pass would visit s' for nothing.
         q_values, imitation_logits = self.outputs(batch.observations)
-        td_loss = self.td_loss(q_values, batch.actions, targets)
+        bellman_loss = td_loss(q_values, batch.actions, targets)
         imitation_loss = self.imitation_loss(imitation_logits, batch.actions)
         logit_penalty = self.logit_penalty(imitation_logits)
-        loss = td_loss + imitation_loss + LOGIT_PENALTY * logit_penalty
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        loss = bellman_loss + imitation_loss + LOGIT_PENALTY * logit_penalty
+        self.descend("q", loss)
         self.target.follow(self._q_network())
         return {
             "loss": loss.detach(),
-            "td_loss": td_loss.detach(),
+            "td_loss": bellman_loss.detach(),
             "imitation_loss": imitation_loss.detach(),
             "logit_penalty": logit_penalty.detach(),
         }
-
-    def reset(self, num_envs: int, seed: int) -> None:
-        """Start the random streams of `num_envs` environments."""
-        self.sampler.reset(num_envs, seed)
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:

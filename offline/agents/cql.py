@@ -23,8 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.encoders import make_encoder
-from common.sampling import ActionSampler
 from offline.agents.base import DatasetFacts, OfflineAgent, TransitionBatch
 from offline.agents.targets import (
     OutputLayer,
@@ -32,6 +30,7 @@ from offline.agents.targets import (
     following_frames,
     of_actions,
     one_step_targets,
+    td_loss,
 )
 
 
@@ -44,15 +43,12 @@ class Agent(OfflineAgent[TransitionBatch]):
         self, settings: Mapping[str, Any], facts: DatasetFacts, device: torch.device
     ) -> None:
         super().__init__(settings, facts, device)
-        encoder = make_encoder(
-            settings["agent_model"], settings["hidden_size"], settings["scale_pixels"]
-        )
+        encoder = self.new_encoder()
         head = OutputLayer(encoder.feature_size, facts.num_actions)
         self.q_network = nn.Sequential(encoder, head)
         self.target = TargetNetwork(self.q_network, settings)
         self.to(device)
         self.optimisers["q"] = torch.optim.Adam(self.q_network.parameters(), lr=settings["lr"])
-        self.sampler = ActionSampler(settings["deterministic"])
 
     def q_values(self, observations: Tensor) -> Tensor:
         """Q-values (B, num_actions) float32 for frames (B, 64, 64, 3) uint8."""
@@ -69,37 +65,25 @@ class Agent(OfflineAgent[TransitionBatch]):
             values = self.target(frames)
         return one_step_targets(batch, of_actions(values, best), self.settings["gamma"])
 
-    def td_loss(self, q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
-        """Mean Huber loss of Q(s,a) against `targets` (B,)."""
-        chosen = of_actions(q_values, actions)
-        return functional.huber_loss(chosen, targets.to(chosen.dtype))
-
     def conservative_loss(self, q_values: Tensor, actions: Tensor) -> Tensor:
         """Mean of logsumexp_a' Q(s,a') - Q(s,a): the cross-entropy of softmax(Q) and the data."""
         return functional.cross_entropy(q_values, actions)
 
     def update(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """One step of Adam on the loss above, then the target network's step."""
-        optimiser = self.optimisers["q"]
         targets = self.targets(batch)
         # Not one pass over s and s' together: its backward pass would visit s' for nothing.
         q_values = self.q_values(batch.observations)
-        td_loss = self.td_loss(q_values, batch.actions, targets)
+        bellman_loss = td_loss(q_values, batch.actions, targets)
         conservative_loss = self.conservative_loss(q_values, batch.actions)
-        loss = td_loss + self.settings["cql_alpha"] * conservative_loss
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        loss = bellman_loss + self.settings["cql_alpha"] * conservative_loss
+        self.descend("q", loss)
         self.target.follow(self.q_network)
         return {
             "loss": loss.detach(),
-            "td_loss": td_loss.detach(),
+            "td_loss": bellman_loss.detach(),
             "conservative_loss": conservative_loss.detach(),
         }
-
-    def reset(self, num_envs: int, seed: int) -> None:
-        """Start the random streams of `num_envs` environments."""
-        self.sampler.reset(num_envs, seed)
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:

@@ -28,12 +28,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from common.encoders import make_encoder
 from common.errors import ToolkitError
-from common.sampling import ActionSampler
 from offline.agents.base import DatasetFacts, OfflineAgent, WindowBatch
 from offline.agents.transformer import (
     Sizes,
@@ -62,9 +60,7 @@ class Agent(OfflineAgent[WindowBatch]):
         super().__init__(settings, facts, device)
         self.context_length: int = settings["dt_context_length"]
         self.model = WindowTransformer(
-            make_encoder(
-                settings["agent_model"], settings["hidden_size"], settings["scale_pixels"]
-            ),
+            self.new_encoder(),
             facts.num_actions,
             self.context_length,
             facts.max_length,
@@ -81,7 +77,6 @@ class Agent(OfflineAgent[WindowBatch]):
         self.tokens = 0  # fed so far
         self.return_scale = max(abs(facts.max_return), abs(facts.min_return)) or 1.0
         self.target_return = settings["dt_eval_ret"] * facts.max_return
-        self.sampler = ActionSampler(settings["deterministic"])
         if self.context_length > facts.max_length:
             logger.warning(
                 "--dt_context_length %d is longer than the longest episode of the data (%d steps):"
@@ -123,15 +118,11 @@ class Agent(OfflineAgent[WindowBatch]):
 
     def update(self, batch: WindowBatch) -> dict[str, Tensor]:
         """One step of AdamW on `loss`, at the rate of the schedule."""
-        optimiser = self.optimisers["policy"]
         self.tokens += batch.mask.numel() * self.model.tokens_per_step
-        for group in optimiser.param_groups:
+        for group in self.optimisers["policy"].param_groups:
             group["lr"] = self.learning_rate()
         loss = self.loss(self.with_noise(batch))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters(), self.settings["grad_norm_clip"])
-        optimiser.step()
+        self.descend("policy", loss, self.settings["grad_norm_clip"])
         return {"loss": loss.detach()}
 
     def learning_rate(self) -> float:
@@ -146,7 +137,7 @@ class Agent(OfflineAgent[WindowBatch]):
 
     def reset(self, num_envs: int, seed: int) -> None:
         """Forget all steps; start the random streams of `num_envs` environments."""
-        self.sampler.reset(num_envs, seed)
+        super().reset(num_envs, seed)
         self.memory = WindowMemory(
             num_envs, self.context_length, self.sizes.width, self.target_return, self.device
         )

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.encoders import make_encoder
 from common.sampling import ActionSampler
 from offline.agents.base import DatasetFacts, OfflineAgent, TransitionBatch
 from offline.agents.targets import (
@@ -65,11 +64,7 @@ class Agent(OfflineAgent[TransitionBatch]):
         self.sampler = ActionSampler(settings["deterministic"] or settings["eval_eps"] == 0)
 
     def _network(self, outputs: int) -> nn.Module:
-        encoder = make_encoder(
-            self.settings["agent_model"],
-            self.settings["hidden_size"],
-            self.settings["scale_pixels"],
-        )
+        encoder = self.new_encoder()
         return nn.Sequential(encoder, OutputLayer(encoder.feature_size, outputs))
 
     def logits(self, observations: Tensor) -> Tensor:
@@ -126,28 +121,19 @@ class Agent(OfflineAgent[TransitionBatch]):
         targets = self.targets(batch)
         advantages = self.smaller_target_q(batch) - self.values(batch.observations)
         # One network after the other: the activations of one at a time are kept.
-        losses = {"value_loss": self._step("value", self.value_loss(advantages))}
+        losses = {"value": self.value_loss(advantages)}
+        self.descend("value", losses["value"])
         for name in ("q1", "q2"):
             q_values = self.q_values(self.get_submodule(name), batch)
-            losses[f"{name}_loss"] = self._step(name, self.q_loss(q_values, targets))
+            losses[name] = self.q_loss(q_values, targets)
+            self.descend(name, losses[name])
         logits = self.logits(batch.observations)
-        actor_loss = self.actor_loss(logits, batch.actions, advantages)
-        losses["actor_loss"] = self._step("actor", actor_loss)
+        losses["actor"] = self.actor_loss(logits, batch.actions, advantages)
+        self.descend("actor", losses["actor"])
         self.target_q1.follow(self.q1)
         self.target_q2.follow(self.q2)
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-    def _step(self, name: str, loss: Tensor) -> Tensor:
-        """One step of one network's optimiser; the loss without its graph."""
-        optimiser = self.optimisers[name]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        return loss.detach()
-
-    def reset(self, num_envs: int, seed: int) -> None:
-        """Start the random streams of `num_envs` environments."""
-        self.sampler.reset(num_envs, seed)
+        metrics = {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+        return {"loss": torch.stack(list(metrics.values())).sum(), **metrics}
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:

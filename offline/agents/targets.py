@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from offline.agents.base import TransitionBatch
 
@@ -88,3 +89,9 @@ def one_step_targets(batch: TransitionBatch, next_values: Tensor, gamma: float) 
 def of_actions(values: Tensor, actions: Tensor) -> Tensor:
     """Of `values` (B, num_actions) those of `actions` (B,) int64: (B,)."""
     return values.gather(1, actions[:, None]).squeeze(1)
+
+
+def td_loss(values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
+    """Mean Huber loss, delta 1, of Q(s,a) against `targets` (B,)."""
+    chosen = of_actions(values, actions)
+    return functional.huber_loss(chosen, targets.to(chosen.dtype))
