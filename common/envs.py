@@ -30,12 +30,15 @@ class LevelSplit(NamedTuple):
     num_levels: int
 
 
-def level_splits(num_levels: int) -> dict[str, LevelSplit]:
+def level_splits(num_levels: int, only_level: int | None = None) -> dict[str, LevelSplit]:
     """The protocol of the benchmark: levels seen, 50 held-out levels next to them, all levels.
 
     Source: Mediratta et al. 2024, section 3. The test split draws from all 2^31 seeds, so it
-    contains the training levels with negligible probability (200 / 2^31).
+    contains the training levels with negligible probability (200 / 2^31). In the single-level
+    study there is one split, the level with the seed `only_level`.
     """
+    if only_level is not None:
+        return {"train": LevelSplit("train", only_level, 1)}
     return {
         "train": LevelSplit("train", 0, num_levels),
         "validation": LevelSplit("validation", num_levels, NUM_VALIDATION_LEVELS),

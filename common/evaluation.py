@@ -28,20 +28,26 @@ def evaluate(
     num_levels: int,
     num_episodes: int,
     seed: int,
+    only_level: int | None = None,
     before_step: Callable[[], None] | None = None,
     progress: bool = False,
 ) -> Results:
-    """Play `num_episodes` whole episodes on each split; results by split.
+    """Play `num_episodes` whole episodes on each split of `level_splits`; results by split.
 
     Levels and random choices follow `seed` alone: the same policy gives the same results. Every
     environment plays a fixed share, so short episodes are not counted more often.
     """
     results: Results = {}
+    splits = level_splits(num_levels, only_level)
     bar = tqdm(
-        total=3 * num_episodes, unit="episode", desc="evaluating", disable=not progress, leave=False
+        total=len(splits) * num_episodes,
+        unit="episode",
+        desc="evaluating",
+        disable=not progress,
+        leave=False,
     )
     with bar:
-        for name, split in level_splits(num_levels).items():
+        for name, split in splits.items():
             bar.set_postfix_str(name)
             env = ProcgenVectorEnv(
                 env_name,
@@ -66,17 +72,18 @@ def evaluate(
 
 
 def mean_returns(results: Results) -> dict[str, float]:
-    """Mean raw return by split."""
-    return {
+    """Mean raw return by split; that of a single level stands for all three, as in the paper."""
+    means = {
         split: sum(e.episode_return for e in episodes) / len(episodes)
         for split, episodes in results.items()
     }
+    return means if len(means) > 1 else dict.fromkeys(level_splits(0), means["train"])
 
 
 def write_evaluation(path: Path, results: Results) -> None:
     """`final_test_ret,final_train_ret,final_val_ret` (mean raw returns): one row."""
     means = mean_returns(results)
-    _write_csv(
+    write_csv(
         path,
         ["final_test_ret", "final_train_ret", "final_val_ret"],
         [[means["test"], means["train"], means["validation"]]],
@@ -90,7 +97,7 @@ def write_episodes(path: Path, results: Results) -> None:
         for split, episodes in results.items()
         for e in episodes
     ]
-    _write_csv(path, ["split", "level_seed", "return", "length"], rows)
+    write_csv(path, ["split", "level_seed", "return", "length"], rows)
 
 
 def read_episodes(path: Path) -> Results:
@@ -110,7 +117,8 @@ def returns_by_split(results: Results) -> Mapping[str, list[float]]:
     return {split: [e.episode_return for e in episodes] for split, episodes in results.items()}
 
 
-def _write_csv(path: Path, header: list[str], rows: list[list[object]]) -> None:
+def write_csv(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    """A small table, written whole or not at all."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(header)

@@ -30,7 +30,7 @@ class Flag:
     """
 
     name: str
-    type: type
+    type: Callable[[str], Any]
     default: Any
     help: str
     choices: tuple[Any, ...] = ()
@@ -70,7 +70,8 @@ class Flag:
         except ValueError:
             number = math.nan
         if self.type is not int or not number.is_integer():
-            kind = {int: "a whole number", float: "a number"}.get(self.type, "a value")
+            kinds: dict[object, str] = {int: "a whole number", float: "a number"}
+            kind = kinds.get(self.type, "a value")
             raise UsageError(f"--{self.name} {text}: write {kind}")
         return int(number)
 
@@ -120,10 +121,11 @@ def parse_flags(
     parser = _Parser(description=description, allow_abbrev=False)
     for flag in flags:
         options: dict[str, Any] = {"help": flag.describe(), "default": argparse.SUPPRESS}
-        options["metavar"] = {bool: "True|False", int: "N", float: "X"}.get(flag.type, "TEXT")
+        metavars: dict[object, str] = {bool: "True|False", int: "N", float: "X"}
+        options["metavar"] = metavars.get(flag.type, "TEXT")
         if flag.many:
             options.update(nargs="+", action="extend")
-        elif flag.type is bool:
+        elif flag.type is bool or any(choice is True for choice in flag.choices):
             # A bare `--resume` means `--resume True`.
             options.update(nargs="?", const="True")
         parser.add_argument(f"--{flag.name}", **options)

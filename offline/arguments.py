@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,16 @@ ALGORITHMS = ("bc", "bcq", "bct", "cql", "dt", "iql")
 AVAILABLE = tuple(
     name for name in ALGORITHMS if (Path(__file__).parent / "agents" / f"{name}.py").is_file()
 )
+DEFAULT_EVAL_EPS = 0.001
 _VALUE_BASED = ("bcq", "cql", "iql")
 _TRANSFORMERS = ("bct", "dt")
 _AGENT_MODELS = ("dqn", "bcq", "pporesnetbase", "bcqresnetbase", "pporesnet20")
+
+
+def acting_modes(text: str) -> bool | str:
+    """The value of `--deterministic True|False|both`; other text as it is, for the error line."""
+    return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+
 
 EXPERIMENT_FLAGS = (
     Flag("algo", str, "bc", "Offline method.", choices=AVAILABLE),
@@ -194,10 +202,11 @@ EVALUATION_FLAGS = (
     Flag(
         "eval_eps",
         float,
-        0.001,
+        DEFAULT_EVAL_EPS,
         "Chance of a random action for value-based methods; 0 makes bc and iql deterministic.",
         minimum=0,
         maximum=1,
+        algorithms=("bc", "bcq", "cql", "iql"),
     ),
     Flag(
         "early_stop",
@@ -230,21 +239,39 @@ TRAIN_FLAGS = (
 CHECKPOINT_FLAG = Flag(
     "checkpoint", str, "final", "Which checkpoint to evaluate.", choices=("final", "best")
 )
+# There in place of the flag of training.
+ACTING_MODES_FLAG = Flag(
+    "deterministic",
+    acting_modes,
+    False,
+    "True takes the likeliest action, False samples; both does one after the other (where "
+    "--eval_eps is 0, which makes bc and iql deterministic, the sampling one takes its default) "
+    "and writes the second to evaluate_deterministic.csv.",
+    choices=(True, False, "both"),
+)
 
 # Of offline.single_level_train_offline_agent, beside those of training.
 SINGLE_LEVEL_FLAGS = (
     Flag(
+        "level",
+        int,
+        None,
+        "Seed of the level; none: the only one of the data, else chosen by the two flags below.",
+        minimum=0,
+        maximum=2**31 - 1,
+    ),
+    Flag(
         "capacity_type",
         str,
         "transitions",
-        "What the level is chosen by.",
+        "What the levels are ranked by, most last.",
         choices=("transitions", "episodes"),
     ),
     Flag(
         "threshold_metric",
         str,
         "median",
-        "Which level: the median one or that at the 90th percentile.",
+        "Which level of the ranking: the median one or that at the 90th percentile.",
         choices=("median", "percentile"),
     ),
 )
@@ -264,8 +291,40 @@ def parse_training(
     Raises UsageError for anything wrong, a flag of another algorithm with a value that is not its
     default included.
     """
-    settings = parse_flags((*TRAIN_FLAGS, *extra), argv, description)
-    for flag in TRAIN_FLAGS:
+    settings = _parse((*TRAIN_FLAGS, *extra), argv, description)
+    settings.xpid = settings.xpid or run_name(settings)
+    return settings
+
+
+def parse_evaluation(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """Parse the flags of the evaluation command: those of training, and how to act.
+
+    `acting_modes` holds the values of `deterministic` to evaluate with. `xpids` holds the names
+    that the run may have, likeliest first: the flags may be those that it was trained with, or
+    others only in how to act, which belong to its name if they are not at their defaults.
+    """
+    flags = (ACTING_MODES_FLAG if f.name == "deterministic" else f for f in TRAIN_FLAGS)
+    settings = _parse((*flags, CHECKPOINT_FLAG), argv, description)
+    both = settings.deterministic == "both"
+    settings.acting_modes = (False, True) if both else (settings.deterministic,)
+    settings.deterministic = settings.acting_modes[0]
+    acted = itertools.product(
+        (settings.deterministic, not settings.deterministic), (settings.eval_eps, DEFAULT_EVAL_EPS)
+    )
+    names = (
+        run_name(argparse.Namespace(**{**vars(settings), "deterministic": mode, "eval_eps": eps}))
+        for mode, eps in acted
+    )
+    settings.xpids = (settings.xpid,) if settings.xpid else tuple(dict.fromkeys(names))
+    return settings
+
+
+def _parse(
+    flags: Sequence[Flag], argv: Sequence[str] | None, description: str
+) -> argparse.Namespace:
+    settings = parse_flags(flags, argv, description)
+    settings.level = getattr(settings, "level", None)
+    for flag in flags:
         value = getattr(settings, flag.name)
         if flag.algorithms and settings.algo not in flag.algorithms and value != flag.default:
             raise UsageError(
@@ -274,7 +333,6 @@ def parse_training(
             )
     if settings.xpid in (".", "..", "latest") or "/" in settings.xpid:
         raise UsageError(f"--xpid {settings.xpid}: give the name of a new folder, not a path")
-    settings.xpid = settings.xpid or run_name(settings)
     return settings
 
 
@@ -322,6 +380,9 @@ def run_name(settings: argparse.Namespace) -> str:
         named |= set(names)
     if s.early_stop:
         parts.append("es")
+    if "threshold_metric" in s:
+        chosen = f"{s.capacity_type[0]}-{s.threshold_metric}"
+        parts.append(f"single-{chosen if s.level is None else f'level{s.level}'}")
     rest = unnamed_settings_hash(TRAIN_FLAGS, s, named | _NOT_IN_NAME)
     if rest:
         parts.append(rest)

@@ -2,7 +2,8 @@
 
 Takes the flags of the training command, finds that run's folder by them and plays
 --num_final_episodes episodes per split. The data are not needed. Writes evaluate.csv and
-evaluate_episodes.csv into the run's folder and prints a table.
+evaluate_episodes.csv into the run's folder and prints a table. A run that was trained by other
+flags, or on a single level, is named by --xpid.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from common.flags import run_command
-from offline.arguments import CHECKPOINT_FLAG, parse_training
+from offline.arguments import parse_evaluation
 
 
 def _evaluate(argv: Sequence[str] | None) -> None:
-    settings = parse_training(argv, __doc__ or "", extra=(CHECKPOINT_FLAG,))
+    settings = parse_evaluation(argv, __doc__ or "")
     from offline.runs import evaluate_run
 
     print(evaluate_run(settings))

@@ -283,6 +283,7 @@ class Run:
             env_name=self.settings.env_name,
             distribution_mode=self.settings.distribution_mode,
             num_levels=self.settings.num_levels,
+            only_level=self.settings.level,
             num_episodes=num_episodes,
             seed=derive_seed(self.settings.seed, purpose),
             before_step=lambda: self._raise_if(stop),

@@ -29,10 +29,10 @@ class LoadedData(NamedTuple):
     placement: str
 
 
-def open_selection(settings: argparse.Namespace) -> Selection:
-    """The episodes that the data flags choose, packed first where that is needed.
+def open_stores(settings: argparse.Namespace) -> list[PackedStore]:
+    """The packed data of the game, one store per dataset folder, packed first where needed.
 
-    Raises UsageError for folders or choices that do not exist, ToolkitError for broken files.
+    Raises UsageError for folders that do not exist, ToolkitError for broken files.
     """
     folders = settings.dataset or [
         built_in_dataset(settings.env_name, settings.distribution_mode, settings.num_levels)
@@ -48,8 +48,16 @@ def open_selection(settings: argparse.Namespace) -> Selection:
     ]
     for store in stores:
         _warn_if_drawn_differently(store, settings.env_name, settings.distribution_mode)
+    return stores
+
+
+def open_selection(settings: argparse.Namespace) -> Selection:
+    """The episodes that the data flags choose.
+
+    Raises what `open_stores` does, and UsageError for choices that leave nothing.
+    """
     return select_episodes(
-        stores,
+        open_stores(settings),
         dataset_size=settings.dataset_size,
         percentile=settings.percentile,
         episode_order=settings.episode_order,

@@ -132,7 +132,11 @@ def test_the_defaults_are_those_of_the_benchmark() -> None:
 
 def test_the_single_level_flags_have_the_defaults_of_the_benchmark() -> None:
     defaults = {flag.name: flag.default for flag in SINGLE_LEVEL_FLAGS}
-    assert defaults == {"capacity_type": "transitions", "threshold_metric": "median"}
+    assert defaults == {
+        "level": None,
+        "capacity_type": "transitions",
+        "threshold_metric": "median",
+    }
 
 
 def test_the_final_checkpoint_is_evaluated_by_default() -> None:

@@ -1,0 +1,87 @@
+"""Evaluating one run as it samples, as it is certain, or both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from common.errors import UsageError
+from offline import evaluate_offline_agent
+from offline.arguments import parse_evaluation, parse_training
+from tests.offline_commands import FinishedRun, flags, read_rows
+
+MODES = ("evaluate_episodes.csv", "evaluate_deterministic_episodes.csv")
+
+
+def evaluate(finished: FinishedRun, **changes: Any) -> int:
+    changes = {"num_final_episodes": 6, **changes}
+    return evaluate_offline_agent.main(
+        flags(finished.settings, save_path=finished.save_path, **changes)
+    )
+
+
+def played(finished: FinishedRun, name: str) -> list[dict[str, str]]:
+    return read_rows(finished.folder / name)
+
+
+def test_both_modes_are_written_each_to_its_files_and_shown_in_one_table(
+    finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(finished_copy, deterministic="both") == 0
+    table = capsys.readouterr().out
+    both = [played(finished_copy, name) for name in MODES]
+    assert both[0] != both[1]
+    for episodes, name, label in zip(
+        both, ("evaluate", "evaluate_deterministic"), ("sampled", "deterministic"), strict=True
+    ):
+        returns = [float(row["return"]) for row in episodes if row["split"] == "test"]
+        mean = sum(returns) / len(returns)
+        (means,) = read_rows(finished_copy.folder / f"{name}.csv")
+        assert float(means["final_test_ret"]) == pytest.approx(mean)
+        (line,) = (line for line in table.splitlines() if line.startswith(f"bc, {label} "))
+        assert f" {mean:.2f} ± " in line
+
+
+def test_each_mode_gives_what_it_gives_alone(finished_copy: FinishedRun) -> None:
+    assert evaluate(finished_copy, deterministic="both") == 0
+    both = [played(finished_copy, name) for name in MODES]
+    alone = []
+    for mode in (False, True):
+        assert evaluate(finished_copy, deterministic=mode) == 0
+        alone.append(played(finished_copy, "evaluate_episodes.csv"))
+    assert both == alone
+
+
+def test_where_eval_eps_is_zero_both_still_samples_once(finished_copy: FinishedRun) -> None:
+    assert evaluate(finished_copy, deterministic="both") == 0
+    expected = [played(finished_copy, name) for name in MODES]
+    assert evaluate(finished_copy, deterministic="both", eval_eps=0.0) == 0
+    assert [played(finished_copy, name) for name in MODES] == expected
+
+
+@pytest.mark.parametrize("trained", [[], ["--deterministic=True"], ["--eval_eps=0"]])
+@pytest.mark.parametrize("evaluated", ["False", "True", "both"])
+def test_a_run_is_found_by_its_flags_however_it_is_to_act(
+    trained: list[str], evaluated: str
+) -> None:
+    others = [flag for flag in trained if "deterministic" not in flag]
+    name = parse_training(trained, "").xpid
+    assert name in parse_evaluation([*others, f"--deterministic={evaluated}"], "").xpids
+
+
+def test_the_run_that_was_trained_with_exactly_these_flags_comes_first() -> None:
+    given = ["--deterministic=True", "--eval_eps=0.5"]
+    assert parse_evaluation(given, "").xpids[0] == parse_training(given, "").xpid
+
+
+def test_a_mode_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_offline_agent.main(["--deterministic=bth"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --deterministic bth: choose one of True, False, both. Did you mean both?\n"
+    )
+
+
+def test_training_knows_no_both() -> None:
+    with pytest.raises(UsageError, match="deterministic both: write True or False"):
+        parse_training(["--deterministic=both"], "")
