@@ -27,18 +27,27 @@ from offline.arguments import ALGORITHMS
 logger = logging.getLogger(__name__)
 
 COMMON = "--agent_model=dqn --hidden_size=64 --lr=0.0005 --batch_size=128".split()
-# The paper's final settings, in flags of our own, but for dt_eval_ret: there 5, five times the
-# largest return, which no episode ever showed to a transformer that sees returns.
-OF_METHOD = {
-    "bc": [],
-    "bcq": ["--bcq_threshold=0.5"],
-    "cql": ["--cql_alpha=4"],
-    "iql": ["--iql_temperature=3", "--iql_expectile=0.8", "--target_update_freq=100"],
-    "bct": ["--dt_context_length=5"],
-    "dt": ["--dt_context_length=5", "--dt_eval_ret=1"],
-}
+
+
+class Recipe(NamedTuple):
+    """How a method is trained: its own flags, and its passes over the data as a share of all."""
+
+    flags: list[str]
+    passes: float = 1.0
+
+
 # A pass over windows of 5 steps sees every transition 5 times.
 WINDOW_PASSES = 0.25
+# The paper's final settings, but for shorter windows and dt_eval_ret: there 5, five times the
+# largest return, which no episode ever showed to a transformer that sees returns.
+RECIPES = {
+    "bc": Recipe([]),
+    "bcq": Recipe(["--bcq_threshold=0.5"]),
+    "cql": Recipe(["--cql_alpha=4"]),
+    "iql": Recipe(["--iql_temperature=3", "--iql_expectile=0.8", "--target_update_freq=100"]),
+    "bct": Recipe(["--dt_context_length=5"], WINDOW_PASSES),
+    "dt": Recipe(["--dt_context_length=5", "--dt_eval_ret=1"], WINDOW_PASSES),
+}
 BUNDLED, RANDOM = "bundled policy", "uniform random"
 MODES = {"sampled": "evaluate_episodes.csv", "deterministic": "evaluate_deterministic_episodes.csv"}
 _ROOT = Path(__file__).resolve().parents[1]
@@ -81,11 +90,10 @@ def _command(module: str, flags: Sequence[str]) -> None:
 
 def train_and_measure(algo: str, settings: argparse.Namespace) -> list[Measured]:
     """Train one method, unless that is done, and play it in both modes."""
-    epochs = settings.epochs
-    if algo in ("bct", "dt"):
-        epochs = math.ceil(epochs * WINDOW_PASSES)
+    recipe = RECIPES[algo]
+    epochs = math.ceil(settings.epochs * recipe.passes)
     flags = [f"--{name}={getattr(settings, name)}" for name in ("env_name", "seed", "no_cuda")]
-    flags += [f"--algo={algo}", *COMMON, *OF_METHOD[algo], f"--epochs={epochs}"]
+    flags += [f"--algo={algo}", *COMMON, *recipe.flags, f"--epochs={epochs}"]
     flags += [f"--eval_freq={epochs}", f"--save_path={settings.save_path}", f"--xpid={algo}"]
     if settings.dataset:
         flags.append(f"--dataset={settings.dataset}")
@@ -202,7 +210,7 @@ def table(measured: Sequence[Measured], settings: argparse.Namespace) -> str:
         f"{settings.epochs} passes over the transitions, of bct and dt "
         f"{math.ceil(settings.epochs * WINDOW_PASSES)} over windows of 5 steps. "
         f"All: `{' '.join(COMMON)}`. "
-        + " ".join(f"{algo.upper()}: `{' '.join(f)}`." for algo, f in OF_METHOD.items() if f),
+        + " ".join(f"{algo.upper()}: `{' '.join(f)}`." for algo, (f, _) in RECIPES.items() if f),
         "",
     ]
     return "\n".join(lines)

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.sizes import HIDDEN_SIZE, LEARNING_RATE, NUM_LEVELS, random_indices
+from benchmarks.sizes import (
+    HIDDEN_SIZE,
+    LEARNING_RATE,
+    METHOD_SETTINGS,
+    NUM_LEVELS,
+    gradient_steps,
+    random_indices,
+)
 from benchmarks.worker import Build, Repeat, Sample, Stopwatch, serve
 from common.device import choose_device, has_bf16
 from common.envs import ProcgenVectorEnv, procgen_build
@@ -25,23 +32,35 @@ from common.games import NUM_ACTIONS
 from common.interrupts import StopRequest
 from common.run_logger import RunFolder
 from common.seeding import seed_everything
-from offline.agents import make_agent
+from offline.agents import agent_class, make_agent
 from offline.agents.base import DatasetFacts, OfflineAgent
 from offline.arguments import parse_training
 from offline.data.loading import load_data
-from offline.data.views import TransitionView
+from offline.data.views import TransitionView, WindowView
 from online.arguments import TRAINER_FLAGS
 from online.training import Trainer
 
 WEIGHTS = "weights.pt"
+# For agents whose networks do not depend on the data.
+NO_FACTS = DatasetFacts(
+    num_actions=NUM_ACTIONS, max_return=1.0, min_return=0.0, num_samples=1, max_length=1
+)
 
 
-def _training_settings(settings: argparse.Namespace, precision: str) -> argparse.Namespace:
-    """The paper's BC on the benchmark's data."""
+def _training_settings(
+    settings: argparse.Namespace, precision: str, algo: str = "bc"
+) -> argparse.Namespace:
+    """The paper's settings of a method, on the benchmark's data."""
+    if agent_class(algo).view == "windows":
+        sizes = [f"--batch_size={settings.window_batch_size}"]
+        sizes += [f"--dt_context_length={settings.context_length}"]
+    else:
+        sizes = [f"--batch_size={settings.batch_size}"]
     return parse_training(
         [
-            *("--algo=bc", "--agent_model=pporesnetbase", f"--hidden_size={HIDDEN_SIZE}"),
-            *(f"--lr={LEARNING_RATE}", f"--batch_size={settings.batch_size}"),
+            *(f"--algo={algo}", "--agent_model=pporesnetbase", f"--hidden_size={HIDDEN_SIZE}"),
+            *(f"--{name}={value}" for name, value in METHOD_SETTINGS[algo].items()),
+            *(f"--lr={LEARNING_RATE}", *sizes),
             *(f"--dataset={settings.data}", f"--env_name={settings.env_name}"),
             *(f"--seed={settings.seed}", f"--precision={precision}"),
             f"--no_cuda={settings.no_cuda}",
@@ -58,14 +77,14 @@ def _view(settings: argparse.Namespace, next_observations: bool) -> TransitionVi
     return view
 
 
-def _agent(settings: argparse.Namespace, precision: str) -> OfflineAgent[Any]:
+def _agent(
+    settings: argparse.Namespace, precision: str, algo: str = "bc", facts: DatasetFacts = NO_FACTS
+) -> OfflineAgent[Any]:
     """A new agent, whose weights the plain side may read from the data folder."""
     seed_everything(settings.seed)
     agent = make_agent(
-        vars(_training_settings(settings, precision)),
-        DatasetFacts(
-            num_actions=NUM_ACTIONS, max_return=1.0, min_return=0.0, num_samples=1, max_length=1
-        ),
+        vars(_training_settings(settings, precision, algo)),
+        facts,
         choose_device(settings.no_cuda),
     )
     weights = [parameter.detach().cpu().contiguous() for parameter in agent.parameters()]
@@ -73,21 +92,45 @@ def _agent(settings: argparse.Namespace, precision: str) -> OfflineAgent[Any]:
     return agent
 
 
-def bc(settings: argparse.Namespace) -> Repeat:
+def learner(
+    settings: argparse.Namespace, algo: str, precision: str = "auto"
+) -> tuple[TransitionView | WindowView, OfflineAgent[Any]]:
+    """The data of a method and a new agent, as the training command makes them."""
+    device = choose_device(settings.no_cuda)
+    training = _training_settings(settings, precision, algo)
+    view, summary, *_ = load_data(training, agent_class(algo).view, device)
+    facts = DatasetFacts(
+        num_actions=NUM_ACTIONS,
+        max_return=summary.max_return,
+        min_return=summary.min_return,
+        num_samples=len(view),
+        max_length=summary.max_length,
+    )
+    return view, _agent(settings, precision, algo, facts)
+
+
+def training(algo: str) -> Build:
     """Training: batches from the view, gradient steps of the agent; in samples."""
-    view, agent = _view(settings, next_observations=False), _agent(settings, "auto")
 
-    def train(batches: int) -> None:
-        for number in range(batches):
-            agent.update(view.batch(random_indices(settings, len(view), number)))
+    def build(settings: argparse.Namespace) -> Repeat:
+        view, agent = learner(settings, algo)
+        batch_size = agent.settings["batch_size"]
+        steps = gradient_steps(settings, algo)
 
-    def repeat() -> Sample:
-        with Stopwatch() as watch:
-            train(settings.bc_batches)
-        return watch.sample(settings.bc_batches * settings.batch_size, precision=agent.precision)
+        def train(batches: int) -> None:
+            for number in range(batches):
+                indices = random_indices(settings.seed, number, len(view), batch_size)
+                agent.update(view.batch(indices))
 
-    train(2)
-    return repeat
+        def repeat() -> Sample:
+            with Stopwatch() as watch:
+                train(steps)
+            return watch.sample(steps * batch_size, precision=agent.precision)
+
+        train(2)
+        return repeat
+
+    return build
 
 
 def loss(settings: argparse.Namespace) -> Repeat:
@@ -98,8 +141,8 @@ def loss(settings: argparse.Namespace) -> Repeat:
         agent = _agent(settings, "fp32")
         losses = []
         for number in range(settings.loss_batches):
-            batch = view.batch(random_indices(settings, len(view), number))
-            losses.append(agent.update(batch)["loss"])
+            indices = random_indices(settings.seed, number, len(view), settings.batch_size)
+            losses.append(agent.update(view.batch(indices))["loss"])
         return [float(loss) for loss in losses]
 
     def repeat() -> Sample:
@@ -200,9 +243,8 @@ def second_start(settings: argparse.Namespace) -> Repeat:
     return repeat
 
 
-ROWS: dict[str, Build] = {
-    build.__name__: build
-    for build in (bc, loss, batches, ppo, environment, evaluation, second_start)
+ROWS: dict[str, Build] = {algo: training(algo) for algo in METHOD_SETTINGS} | {
+    build.__name__: build for build in (loss, batches, ppo, environment, evaluation, second_start)
 }
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch import nn
+from torch.utils.data import Dataset, default_collate
 
+from benchmarks.reference_data import EpisodeDataset, WindowDataset, forever
+from benchmarks.reference_methods import PlainBC, PlainBCQ, PlainCQL, PlainIQL, PlainMethod
 from benchmarks.reference_parts import (
     NUM_ACTIONS,
     load_in_order,
@@ -28,52 +29,48 @@ from benchmarks.reference_parts import (
     reference_policy,
 )
 from benchmarks.reference_ppo import ppo
-from benchmarks.sizes import LEARNING_RATE, NUM_LEVELS, random_indices
+from benchmarks.reference_transformer import PlainSequenceMethod
+from benchmarks.sizes import NUM_LEVELS, gradient_steps, random_indices
 from benchmarks.worker import Build, Repeat, Sample, Stopwatch, serve
 from common.flags import run_command
 
 
-class EpisodeDataset(Dataset[tuple[Any, ...]]):
-    """Transitions of a folder of episode files, kept as channels-first uint8 in memory.
+class Learner(NamedTuple):
+    """What a training row needs."""
 
-    `dataset[i]` converts its frames to float pixels in [0, 1]: (s, a), or (s, a, r, s', done).
-    """
-
-    def __init__(self, folder: Path, next_observations: bool) -> None:
-        self.next_observations = next_observations
-        self.episodes = []
-        for path in sorted(folder.glob("*.npz"), key=lambda path: int(path.stem.split("_")[1])):
-            with np.load(path) as file:
-                self.episodes.append({key: file[key] for key in file.files})
-        self.samples = [
-            (episode, step) for episode in self.episodes for step in range(len(episode["actions"]))
-        ]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        episode, step = self.samples[index]
-        observation = self._pixels(episode["observations"][step])
-        action = int(episode["actions"][step, 0])
-        if not self.next_observations:
-            return observation, action
-        reward = float(episode["rewards"][step, 0])
-        following = self._pixels(episode["observations"][step + 1])
-        return observation, action, reward, following, float(episode["dones"][step, 0])
-
-    def _pixels(self, frame: np.ndarray) -> Tensor:
-        return torch.from_numpy(frame.astype(np.float32) / 255.0)
+    dataset: Dataset[tuple[Any, ...]]
+    method: PlainMethod
+    batch_size: int
 
 
-def _dataset(settings: argparse.Namespace, next_observations: bool) -> EpisodeDataset:
-    return EpisodeDataset(Path(settings.data) / settings.env_name, next_observations)
+def _folder(settings: argparse.Namespace) -> Path:
+    return Path(settings.data) / settings.env_name
 
 
-def _forever(dataset: EpisodeDataset, batch_size: int) -> Iterator[list[Tensor]]:
-    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=0, drop_last=True)
-    while True:
-        yield from loader
+def _transitions(settings: argparse.Namespace, method: PlainMethod) -> Learner:
+    dataset = EpisodeDataset(_folder(settings), next_observations=True)
+    return Learner(dataset, method, settings.batch_size)
+
+
+def _sequence(settings: argparse.Namespace, conditioned: bool) -> Learner:
+    dataset = WindowDataset(_folder(settings), settings.context_length)
+    size = settings.window_batch_size
+    return Learner(dataset, PlainSequenceMethod(dataset, size, conditioned), size)
+
+
+def _cloning(settings: argparse.Namespace) -> Learner:
+    dataset = EpisodeDataset(_folder(settings), next_observations=False)
+    return Learner(dataset, PlainBC(reference_policy()), settings.batch_size)
+
+
+LEARNERS: dict[str, Callable[[argparse.Namespace], Learner]] = {
+    "bc": _cloning,
+    "cql": lambda settings: _transitions(settings, PlainCQL()),
+    "bcq": lambda settings: _transitions(settings, PlainBCQ()),
+    "iql": lambda settings: _transitions(settings, PlainIQL()),
+    "dt": lambda settings: _sequence(settings, conditioned=True),
+    "bct": lambda settings: _sequence(settings, conditioned=False),
+}
 
 
 def _shared_policy(settings: argparse.Namespace) -> nn.Sequential:
@@ -83,35 +80,29 @@ def _shared_policy(settings: argparse.Namespace) -> nn.Sequential:
     return network.to(reference_device(settings))
 
 
-def _train_step(
-    network: nn.Module, optimiser: torch.optim.Optimizer, pixels: Tensor, actions: Tensor
-) -> float:
-    loss = functional.cross_entropy(network(pixels), actions)
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return loss.item()
+def training(algo: str) -> Build:
+    """Training: a shuffled DataLoader, one step per batch; in samples."""
 
+    def build(settings: argparse.Namespace) -> Repeat:
+        device = reference_device(settings)
+        dataset, method, batch_size = LEARNERS[algo](settings)
+        method.to(device)
+        loader = forever(dataset, batch_size)
+        steps = gradient_steps(settings, algo)
 
-def bc(settings: argparse.Namespace) -> Repeat:
-    """Training: a shuffled DataLoader, Adam, one step per batch; in samples."""
-    device = reference_device(settings)
-    loader = _forever(_dataset(settings, next_observations=False), settings.batch_size)
-    network = reference_policy().to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+        def train(batches: int) -> None:
+            for _ in range(batches):
+                method.update([field.to(device) for field in next(loader)])
 
-    def train(batches: int) -> None:
-        for _ in range(batches):
-            pixels, actions = next(loader)
-            _train_step(network, optimiser, pixels.to(device), actions.to(device))
+        def repeat() -> Sample:
+            with Stopwatch() as watch:
+                train(steps)
+            return watch.sample(steps * batch_size)
 
-    def repeat() -> Sample:
-        with Stopwatch() as watch:
-            train(settings.bc_batches)
-        return watch.sample(settings.bc_batches * settings.batch_size)
+        train(2)
+        return repeat
 
-    train(2)
-    return repeat
+    return build
 
 
 def loss(settings: argparse.Namespace) -> Repeat:
@@ -121,16 +112,15 @@ def loss(settings: argparse.Namespace) -> Repeat:
     what differs is rounding, and how far training carries it.
     """
     device = reference_device(settings)
-    dataset = _dataset(settings, next_observations=False)
+    dataset = EpisodeDataset(_folder(settings), next_observations=False)
 
     def train(step: int = 1) -> list[float]:
-        network = _shared_policy(settings)
-        optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+        method = PlainBC(_shared_policy(settings))
         losses = []
         for number in range(settings.loss_batches):
-            indices = random_indices(settings, len(dataset), number)[::step]
-            pixels, actions = default_collate([dataset[int(i)] for i in indices])
-            losses.append(_train_step(network, optimiser, pixels.to(device), actions.to(device)))
+            indices = random_indices(settings.seed, number, len(dataset), settings.batch_size)
+            batch = default_collate([dataset[int(i)] for i in indices[::step]])
+            losses.append(method.update([field.to(device) for field in batch]))
         return losses
 
     reordered = train(step=-1)
@@ -147,7 +137,7 @@ def loss(settings: argparse.Namespace) -> Repeat:
 def batches(settings: argparse.Namespace) -> Repeat:
     """Random batches (s, a, r, s', done) from a DataLoader; in batches."""
     device = reference_device(settings)
-    loader = _forever(_dataset(settings, next_observations=True), settings.batch_size)
+    loader = forever(EpisodeDataset(_folder(settings), next_observations=True), settings.batch_size)
 
     def repeat() -> Sample:
         with Stopwatch() as watch:
@@ -214,8 +204,8 @@ def evaluation(settings: argparse.Namespace) -> Repeat:
     return repeat
 
 
-ROWS: dict[str, Build] = {
-    build.__name__: build for build in (bc, loss, batches, ppo, environment, evaluation)
+ROWS: dict[str, Build] = {algo: training(algo) for algo in LEARNERS} | {
+    build.__name__: build for build in (loss, batches, ppo, environment, evaluation)
 }
 
 

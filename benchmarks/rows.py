@@ -98,16 +98,49 @@ def _second_start(pairs: Pairs, settings: argparse.Namespace) -> tuple[str, str]
     return f"{statistics.median(seconds):.2f} s ({spread})", "-"
 
 
+_TRAINING = (
+    "batches of the view and `Agent.update`, {{{}}} gradient steps per repeat, "
+    "precision {{precision}}"
+)
+
+
+def _value_based(name: str, plain: str) -> Row:
+    return Row(
+        f"{name} training, batch {{batch_size}}",
+        _TRAINING.format("method_batches"),
+        f"DataLoader as for bc, both frames; fp32 networks, a pass of its own for each: {plain}; "
+        "Adam; targets are deep copies",
+        _rates("samples"),
+        at_least=2.0,
+    )
+
+
+def _sequence(name: str, tokens: str) -> Row:
+    return Row(
+        f"{name} training, batch {{window_batch_size}}, context {{context_length}}",
+        _TRAINING.format("method_batches"),
+        "DataLoader (one `__getitem__` per window, frames to float, padded with zeros, collated), "
+        f"fp32, GPT of 6 layers over {tokens} with softmax attention written out, every frame "
+        "encoded; AdamW",
+        _rates("windows"),
+        at_least=2.0,
+    )
+
+
 ROWS = {
     "bc": Row(
         "BC training, batch {batch_size}",
-        "batches of the view and `Agent.update`, {bc_batches} gradient steps per repeat, precision "
-        "{precision}",
+        _TRAINING.format("bc_batches"),
         "DataLoader (one `__getitem__` per sample, uint8 channels-first frame to float, collated), "
         "fp32 network, Adam",
         _rates("samples"),
         at_least=2.0,
     ),
+    "cql": _value_based("CQL", "Q(s'), Qbar(s'), Q(s)"),
+    "bcq": _value_based("BCQ", "Q and G of s', Qbar(s'), Q and G of s"),
+    "iql": _value_based("IQL", "V(s'), two Qbar(s), V(s), two Q(s), actor(s)"),
+    "dt": _sequence("DT", "(return-to-go, state, action)"),
+    "bct": _sequence("BCT", "(state, action)"),
     "loss": Row(
         "the same BC losses, fp32",
         "losses of {loss_batches} gradient steps; the ratio is that of the time they take, "

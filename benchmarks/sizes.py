@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 import numpy as np
 
 from common.flags import Flag
 from common.games import GAMES
 
-ROWS = ("bc", "loss", "batches", "ppo", "environment", "evaluation", "second_start")
+# The methods and what the paper settles on for each, beside the network and the rate below.
+METHOD_SETTINGS: Mapping[str, Mapping[str, float]] = {
+    "bc": {},
+    "cql": {"cql_alpha": 4.0},
+    "bcq": {"bcq_threshold": 0.5},
+    "iql": {"iql_temperature": 3.0, "iql_expectile": 0.8},
+    "dt": {},
+    "bct": {},
+}
+ROWS = (*METHOD_SETTINGS, "loss", "batches", "ppo", "environment", "evaluation", "second_start")
 
-# The networks of the paper's BC and PPO: IMPALA with 16/32/32 channels and 256 features.
+# The paper's network: IMPALA with 16/32/32 channels and 256 features.
 HIDDEN_SIZE = 256
 NUM_LEVELS = 200
 LEARNING_RATE = 5e-4
@@ -28,8 +38,17 @@ SIZE_FLAGS = (
     Flag("seed", int, 88, "Random seed of everything.", minimum=0, maximum=2**31 - 1),
     Flag("no_cuda", bool, False, "Stay on the CPU, both sides, even where there is a CUDA card."),
     Flag("transitions", int, 50_000, "Transitions of the data, in whole episodes.", minimum=1),
-    Flag("batch_size", int, 256, "Samples per batch of bc, loss and batches.", minimum=1),
+    Flag(
+        "batch_size",
+        int,
+        256,
+        "Samples per batch of bc, cql, bcq, iql, loss and batches.",
+        minimum=1,
+    ),
+    Flag("window_batch_size", int, 64, "Windows per batch of dt and bct.", minimum=1),
+    Flag("context_length", int, 10, "Steps of a window of dt and bct.", minimum=1),
     Flag("bc_batches", int, 4, "Gradient steps per repeat of bc.", minimum=1),
+    Flag("method_batches", int, 6, "Gradient steps per repeat of the other methods.", minimum=1),
     Flag("loss_batches", int, 10, "Gradient steps of the loss check.", minimum=1),
     Flag("batches", int, 50, "Batches per repeat of batches.", minimum=1),
     Flag("num_processes", int, 64, "Environments of ppo and of our environment row.", minimum=1),
@@ -53,7 +72,11 @@ WORKER_FLAGS = (
 )
 
 
-def random_indices(settings: argparse.Namespace, num_samples: int, number: int) -> np.ndarray:
+def gradient_steps(settings: argparse.Namespace, algo: str) -> int:
+    """Gradient steps per repeat of a method's row: its own flag, else that of all others."""
+    return int(vars(settings).get(f"{algo}_batches", settings.method_batches))
+
+
+def random_indices(seed: int, number: int, num_samples: int, batch_size: int) -> np.ndarray:
     """The sample numbers (batch_size,) int64 of batch `number`, the same on both sides."""
-    generator = np.random.default_rng([settings.seed, number])
-    return generator.integers(num_samples, size=settings.batch_size)
+    return np.random.default_rng([seed, number]).integers(num_samples, size=batch_size)

@@ -1,7 +1,7 @@
 """Measure the toolkit beside plain code that does the same: python -m benchmarks.throughput
 
 Records real Procgen episodes into a temporary folder, measures each row on both sides in turn and
-prints a table with the ratios. All rows take about ten minutes on two cores; --only takes some.
+prints a table with the ratios. All rows take about twenty minutes on two cores; --only takes some.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.reference import EpisodeDataset
+from benchmarks import ours, reference, sizes
+from benchmarks.reference_data import EpisodeDataset
 from benchmarks.reference_parts import ReferenceImpala, load_in_order, reference_policy
 from benchmarks.rows import ROWS, Pair, ratios, table
 from benchmarks.sizes import COMMAND_FLAGS
@@ -25,7 +26,8 @@ from tests.data_fixtures import make_episode, write_game
 ROOT = Path(__file__).parents[2]
 TINY = (
     *("--transitions=120", "--repeats=2", "--batch_size=8", "--loss_batches=2"),
-    *("--num_processes=4", "--env_steps=16"),
+    *("--num_processes=4", "--env_steps=16", "--method_batches=1", "--window_batch_size=2"),
+    "--context_length=3",
 )
 
 
@@ -34,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """What a run of the cheap rows printed, and what it wrote to --out."""
     out = tmp_path_factory.mktemp("benchmark") / "table.md"
     command = [sys.executable, "-m", "benchmarks.throughput", "--only", "loss"]
-    command += ["--only=environment", f"--out={out}", *TINY]
+    command += ["--only=cql", "--only=dt", "--only=environment", f"--out={out}", *TINY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     yield done.stdout, out.read_text()
@@ -45,7 +47,13 @@ def test_the_chosen_rows_are_printed_with_both_sides_and_their_ratio(run: tuple[
     printed, _ = run
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
     names = [row.split(" | ")[0].strip("| ") for row in rows]
-    assert names == ["what", "the same BC losses, fp32", "environment steps"]
+    assert names == [
+        "what",
+        "CQL training, batch 8",
+        "DT training, batch 2, context 3",
+        "the same BC losses, fp32",
+        "environment steps",
+    ]
     assert all(re.search(r"\| \d+\.\d\dx \| \d+\.\d\d to \d+\.\d\d \|", row) for row in rows[1:])
     assert "Machine: processor" in printed
 
@@ -119,6 +127,11 @@ def test_the_plain_evaluation_is_scaled_to_our_steps() -> None:
     pair = Pair(Sample(1000, 10.0, 10.0), Sample(50, 4.0, 4.0))
     row = table({"evaluation": [pair]}, settings, {}).splitlines()[2]
     assert "| 10.0 s (1,000 steps) | 80.0 s (scaled from 50 steps) | 8.00x |" in row
+
+
+def test_both_sides_can_measure_every_row() -> None:
+    assert set(ROWS) == set(sizes.ROWS) == set(ours.ROWS)
+    assert {name for name, row in ROWS.items() if not row.fresh_process} == set(reference.ROWS)
 
 
 def test_every_row_can_be_described() -> None:
