@@ -187,8 +187,8 @@ def _returns_to_go(selection: Selection) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray, frames: Frames) -> torch.Tensor:
-    """The array as a tensor where the frames are indexed."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(frames.device)
+    """The array as a tensor where the frames are indexed; the host does not wait for the copy."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(frames.device, non_blocking=True)
 
 
 def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
