@@ -13,8 +13,8 @@ from offline.arguments import (
     SINGLE_LEVEL_FLAGS,
     TRAIN_FLAGS,
     parse_training,
-    run_name,
 )
+from offline.run_names import run_name
 
 # As the benchmark's own commands have them.
 DEFAULTS = {
@@ -269,11 +269,11 @@ def test_several_dataset_folders_are_taken_in_either_spelling() -> None:
 def test_a_run_is_named_by_the_settings_that_the_grids_vary(
     changes: dict[str, Any], name: str
 ) -> None:
-    assert run_name(settings(**changes)) == name
+    assert run_name(settings(**changes), TRAIN_FLAGS) == name
 
 
 def test_a_setting_that_the_name_does_not_show_adds_a_short_hash() -> None:
-    name = run_name(settings(epochs=11))
+    name = run_name(settings(epochs=11), TRAIN_FLAGS)
     assert re.fullmatch(r"coinrun-easy-200-d1M-bc-p1-lr0\.001-bs64-dqn-[0-9a-f]{6}_88", name)
 
 
@@ -284,19 +284,19 @@ def test_every_flag_is_known_to_change_results_or_not() -> None:
 def test_two_settings_that_differ_in_one_flag_never_share_a_name() -> None:
     names = {}
     for algo in ALGORITHMS:
-        names[(algo, "")] = run_name(settings(algo=algo))
+        names[(algo, "")] = run_name(settings(algo=algo), TRAIN_FLAGS)
         for flag, (value, users) in CHANGES.items():
             if algo in users:
-                names[(algo, flag)] = run_name(settings(algo=algo, **{flag: value}))
+                names[(algo, flag)] = run_name(settings(algo=algo, **{flag: value}), TRAIN_FLAGS)
     # Without Polyak updates tau has no effect, and yet the settings differ.
     assert len(set(names.values())) == len(names)
 
 
 def test_numbers_that_differ_in_a_late_digit_get_different_names() -> None:
     values = [0.00012345678, 0.00012345679, 0.000123456]
-    assert len({run_name(settings(lr=value)) for value in values}) == 3
+    assert len({run_name(settings(lr=value), TRAIN_FLAGS) for value in values}) == 3
     sizes = [999_999, 1_000_000, 1_000_001, 1000, 1_000_000_000]
-    assert len({run_name(settings(dataset_size=size)) for size in sizes}) == 5
+    assert len({run_name(settings(dataset_size=size), TRAIN_FLAGS) for size in sizes}) == 5
 
 
 @pytest.mark.parametrize("name", sorted(NO_CHANGE - {"algo", "xpid"}))
@@ -319,7 +319,7 @@ def test_the_same_settings_have_the_same_name_however_they_are_written() -> None
 def test_a_name_is_a_folder_name_even_with_every_flag_changed(algo: str) -> None:
     changes = {flag: value for flag, (value, users) in CHANGES.items() if algo in users}
     changes["dataset"] = ["/some/where with spaces/data", "../other"]
-    name = run_name(settings(algo=algo, **changes))
+    name = run_name(settings(algo=algo, **changes), TRAIN_FLAGS)
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name)
     assert len(name) < 200
 

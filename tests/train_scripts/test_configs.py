@@ -12,7 +12,8 @@ import pytest
 
 from common.flags import Flag
 from common.games import GAMES
-from offline.arguments import ALGORITHMS, SINGLE_LEVEL_FLAGS, TRAIN_FLAGS, parse_training, run_name
+from offline.arguments import ALGORITHMS, SINGLE_LEVEL_FLAGS, TRAIN_FLAGS, parse_training
+from offline.run_names import run_name
 from train_scripts.grid import Grid, Settings, expand, read_base, read_grid, to_arguments
 
 ROOT = Path(__file__).parent.parent.parent
@@ -169,5 +170,5 @@ def test_trials_multiply_the_runs_and_never_share_a_name(folder: str, algo: str)
     assert len(runs) == 3 * SIZES[folder, algo]
     assert [run["seed"] for run in runs[:4]] == [88, 89, 90, 88]
     others = vars(parse_training([], ""))
-    names = {run_name(argparse.Namespace(**others | run)) for run in runs}
+    names = {run_name(argparse.Namespace(**others | run), TRAIN_FLAGS) for run in runs}
     assert len(names) == len(runs)

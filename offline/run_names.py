@@ -1,0 +1,74 @@
+"""How a run of the offline commands is named when --xpid does not name it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from common.flags import Flag, short_number, unnamed_settings_hash
+
+# Flags that say where things are or go and cannot change a result, so no run is named by them.
+NOT_IN_NAME = frozenset(
+    "save_path xpid resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb checkpoint "
+    "num_final_episodes skip_bad_episodes given".split()
+)
+
+
+def run_name(settings: argparse.Namespace, flags: Sequence[Flag]) -> str:
+    """The run's name, from the settings that the paper's grids vary.
+
+    Other settings of `flags` that can change the result and are not at their defaults add a short
+    hash, so two different settings never share a name.
+    """
+    s = settings
+    parts = [
+        f"{s.env_name}-{s.distribution_mode}-{s.num_levels}-d{_short(s.dataset_size)}",
+        f"{s.algo}-p{short_number(s.percentile)}-lr{short_number(s.lr)}-bs{s.batch_size}-{s.agent_model}",
+    ]
+    named = set(
+        "env_name distribution_mode num_levels dataset_size algo percentile lr batch_size "
+        "agent_model seed early_stop".split()
+    )
+    if s.algo in ("bcq", "cql", "iql"):
+        parts.append(f"tuf{s.target_update_freq}")
+        named.add("target_update_freq")
+        if s.perform_polyak_update:
+            parts.append(f"polyak-tau{short_number(s.tau)}")
+            named |= {"perform_polyak_update", "tau"}
+    own = {
+        "cql": (f"a{short_number(s.cql_alpha)}", ("cql_alpha",)),
+        "bcq": (
+            f"t{short_number(s.bcq_threshold)}"
+            + ("-res" if s.agent_model == "bcqresnetbase" else ""),
+            ("bcq_threshold",),
+        ),
+        "iql": (
+            f"t{short_number(s.iql_temperature)}-e{short_number(s.iql_expectile)}",
+            ("iql_temperature", "iql_expectile"),
+        ),
+    }
+    for name in ("bct", "dt"):
+        own[name] = (
+            f"cl{s.dt_context_length}-er{short_number(s.dt_eval_ret)}",
+            ("dt_context_length", "dt_eval_ret"),
+        )
+    if s.algo in own:
+        text, names = own[s.algo]
+        parts.append(text)
+        named |= set(names)
+    if s.early_stop:
+        parts.append("es")
+    if "threshold_metric" in s:
+        chosen = f"{s.capacity_type[0]}-{s.threshold_metric}"
+        parts.append(f"single-{chosen if s.level is None else f'level{s.level}'}")
+    rest = unnamed_settings_hash(flags, s, named | NOT_IN_NAME)
+    if rest:
+        parts.append(rest)
+    return "-".join(parts) + f"_{s.seed}"
+
+
+def _short(number: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1000, "K")):
+        if number % size == 0:
+            return f"{number // size}{letter}"
+    return str(number)
