@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -149,6 +150,9 @@ class ProcgenVectorEnv(VectorEnv):
             self._infos(),
         )
 
+    def retire(self, env_ids: np.ndarray) -> None:
+        """Nobody looks at these any more. Procgen steps all or none, so nothing changes."""
+
     def save_state(self) -> list[bytes]:
         """The whole state of every environment, level generators included."""
         states: list[bytes] = self._engine.get_state()
@@ -162,6 +166,61 @@ class ProcgenVectorEnv(VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Free Procgen's threads and memory; called once by `close()`."""
         self._engine.close()
+
+
+class JoinedVectorEnv:
+    """Several `ProcgenVectorEnv`s, of different levels, stepped as one batch.
+
+    Their environments are numbered through, and arrays are as those of `ProcgenVectorEnv`. One
+    whose environments have all retired is not stepped any more: it repeats its last observations,
+    with rewards of 0 and no ends.
+    """
+
+    def __init__(self, envs: Sequence[ProcgenVectorEnv]) -> None:
+        self._envs = list(envs)
+        sizes = [env.num_envs for env in self._envs]
+        self.num_envs = sum(sizes)
+        self._playing = np.split(np.ones(self.num_envs, bool), np.cumsum(sizes)[:-1])
+        self._last: list[tuple[np.ndarray, dict[str, Any]]] = []
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """First frames of all and infos; everyone plays again."""
+        for playing in self._playing:
+            playing[:] = True
+        self._last = [env.reset() for env in self._envs]
+        return self._observations_and_infos()
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Play one step with `actions` (num_envs,)."""
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminations = np.zeros(self.num_envs, bool)
+        end = 0
+        for i, (env, playing) in enumerate(zip(self._envs, self._playing, strict=True)):
+            rows = slice(end, end + env.num_envs)
+            end += env.num_envs
+            if playing.any():
+                observations, rewards[rows], terminations[rows], _, infos = env.step(actions[rows])
+                self._last[i] = observations, infos
+        observations, infos = self._observations_and_infos()
+        return observations, rewards, terminations, np.zeros_like(terminations), infos
+
+    def retire(self, env_ids: np.ndarray) -> None:
+        """Nobody looks at these environments any more."""
+        playing = np.concatenate(self._playing)
+        playing[env_ids] = False
+        self._playing = np.split(playing, np.cumsum([len(p) for p in self._playing])[:-1])
+
+    def _observations_and_infos(self) -> tuple[np.ndarray, dict[str, Any]]:
+        observations, infos = zip(*self._last, strict=True)
+        joined = {key: np.concatenate([info[key] for info in infos]) for key in infos[0]}
+        return np.concatenate(observations), joined
+
+    def close(self) -> None:
+        """Close all of them."""
+        for env in self._envs:
+            env.close()
 
 
 def _silence_gym_notice() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from common.checkpoints import write_atomically
-from common.envs import ProcgenVectorEnv, level_splits
-from common.rollout import EpisodeResult, Policy, rollout
+from common.envs import JoinedVectorEnv, ProcgenVectorEnv, level_splits
+from common.rollout import EpisodeResult, Policy, fair_shares, rollout
 from common.seeding import derive_seed
 
-# More environments than this no longer make a batch faster on any device.
+# Per split. More environments than this no longer make a batch faster on any device.
 MAX_ENVS = 128
 
 Results = dict[str, list[EpisodeResult]]
@@ -35,10 +37,25 @@ def evaluate(
     """Play `num_episodes` whole episodes on each split of `level_splits`; results by split.
 
     Levels and random choices follow `seed` alone: the same policy gives the same results. Every
-    environment plays a fixed share, so short episodes are not counted more often.
+    environment plays a fixed share, so short episodes are not counted more often. The splits are
+    played side by side: large batches are fast, and the longest episodes of all are waited for
+    once.
     """
-    results: Results = {}
     splits = level_splits(num_levels, only_level)
+    num_envs = min(num_episodes, MAX_ENVS)
+    env = JoinedVectorEnv(
+        [
+            ProcgenVectorEnv(
+                env_name,
+                num_envs,
+                split.start_level,
+                split.num_levels,
+                distribution_mode,
+                derive_seed(seed, "evaluation", name, "levels"),
+            )
+            for name, split in splits.items()
+        ]
+    )
     bar = tqdm(
         total=len(splits) * num_episodes,
         unit="episode",
@@ -46,29 +63,18 @@ def evaluate(
         disable=not progress,
         leave=False,
     )
-    with bar:
-        for name, split in splits.items():
-            bar.set_postfix_str(name)
-            env = ProcgenVectorEnv(
-                env_name,
-                min(num_episodes, MAX_ENVS),
-                split.start_level,
-                split.num_levels,
-                distribution_mode,
-                derive_seed(seed, "evaluation", name, "levels"),
-            )
-            try:
-                results[name] = rollout(
-                    env,
-                    policy,
-                    seed=derive_seed(seed, "evaluation", name, "actions"),
-                    num_episodes=num_episodes,
-                    before_step=before_step,
-                    on_episode=lambda _: bar.update() and None,
-                )
-            finally:
-                env.close()
-    return results
+    with bar, contextlib.closing(env):
+        episodes = rollout(
+            env,
+            policy,
+            seed=derive_seed(seed, "evaluation", "actions"),
+            num_episodes=np.tile(fair_shares(num_episodes, num_envs), len(splits)),
+            before_step=before_step,
+            on_episode=lambda _: bar.update() and None,
+        )
+    return {
+        name: episodes[i * num_episodes : (i + 1) * num_episodes] for i, name in enumerate(splits)
+    }
 
 
 def mean_returns(results: Results) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from common.envs import ProcgenVectorEnv
+from common.envs import JoinedVectorEnv, ProcgenVectorEnv
 
 
 class Policy(Protocol):
@@ -52,12 +52,19 @@ class EpisodeResult(NamedTuple):
     length: int
 
 
+def fair_shares(num_episodes: int, num_envs: int) -> np.ndarray:
+    """Episodes for each environment (num_envs,) int64, the first ones one more where needed."""
+    shares = np.full(num_envs, num_episodes // num_envs)
+    shares[: num_episodes % num_envs] += 1
+    return shares
+
+
 def rollout(
-    env: ProcgenVectorEnv,
+    env: ProcgenVectorEnv | JoinedVectorEnv,
     policy: Policy,
     *,
     seed: int,
-    num_episodes: int | None = None,
+    num_episodes: int | np.ndarray | None = None,
     listener: StepListener | None = None,
     keep_going: Callable[[int], bool] | None = None,
     before_step: Callable[[], None] | None = None,
@@ -65,20 +72,22 @@ def rollout(
 ) -> list[EpisodeResult]:
     """Play whole episodes and return their results, environment by environment.
 
-    With `num_episodes` every environment plays a fixed share of it (the first ones one more where
-    it does not divide) and then leaves the policy's batch. Counting the first `num_episodes` to
-    finish instead would favour short episodes. Without `num_episodes` all environments play while
-    `keep_going(steps so far)` is true. `before_step` may raise to leave early.
+    With `num_episodes` every environment plays a fixed number of episodes and then leaves the
+    policy's batch: its `fair_shares`, or its entry of an array (num_envs,). Counting the first
+    `num_episodes` to finish instead would favour short episodes. Without it all environments
+    play while `keep_going(steps so far)` is true. `before_step` may raise to leave early.
 
     Raises ValueError when neither end is given.
     """
     if (num_episodes is None) == (keep_going is None):
         raise ValueError("give either num_episodes or keep_going")
     num_envs = env.num_envs
-    quota = np.full(num_envs, np.iinfo(np.int64).max)
-    if num_episodes is not None:
-        quota[:] = num_episodes // num_envs
-        quota[: num_episodes % num_envs] += 1
+    if num_episodes is None:
+        quota = np.full(num_envs, np.iinfo(np.int64).max)
+    elif isinstance(num_episodes, int):
+        quota = fair_shares(num_episodes, num_envs)
+    else:
+        quota = num_episodes.copy()
     results: list[list[EpisodeResult]] = [[] for _ in range(num_envs)]
     returns = np.zeros(num_envs, dtype=np.float64)
     lengths = np.zeros(num_envs, dtype=np.int64)
@@ -116,4 +125,5 @@ def rollout(
         lengths[dones] = 0
         if ended.size:
             active = np.flatnonzero(quota > 0)
+            env.retire(ended[quota[ended] == 0])
     return [result for per_env in results for result in per_env]

@@ -80,8 +80,8 @@ class ButtonPresser(OfflineAgent[TransitionBatch]):
         self.resets += 1
 
     def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:
-        evaluation = (self.resets - 1) // 3  # one reset per split
-        return np.full(len(env_ids), self.buttons[min(evaluation, len(self.buttons) - 1)])
+        evaluation = min(self.resets, len(self.buttons))  # one reset each
+        return np.full(len(env_ids), self.buttons[evaluation - 1])
 
 
 def presser(*buttons: int) -> type[ButtonPresser]:
@@ -92,7 +92,7 @@ def presser(*buttons: int) -> type[ButtonPresser]:
 def buttons() -> dict[str, int]:
     """Buttons that give a low, a middle and a high return on the validation levels."""
     returns: dict[float, int] = {}
-    settings = {"precision": "fp32"}
+    settings = {"precision": "fp32", "deterministic": False}
     for button in range(15):
         results = evaluate(
             presser(button)(
