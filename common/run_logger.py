@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import logging
@@ -10,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,42 @@ class RunFolder:
         temporary.symlink_to(self.path.name)
         os.replace(temporary, link)
 
-    def log_to_file(self) -> logging.Handler:
-        """Copy every log line to out.log from now on; the caller removes the handler at the end."""
-        handler = logging.FileHandler(self.path / "out.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger().addHandler(handler)
-        return handler
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """Work in the folder alone; every log line, and the error that ends it, goes to out.log.
+
+        Raises ToolkitError if another process is at work in it.
+        """
+        with self._lock(), open(self.path / "out.log", "a", encoding="utf-8") as file:
+            handler = logging.StreamHandler(file)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            logging.getLogger().addHandler(handler)
+            try:
+                yield
+            except ToolkitError as error:
+                # To the file alone: the terminal is told by `run_command`.
+                handler.emit(logging.makeLogRecord({"msg": "error: %s", "args": (error,)}))
+                raise
+            finally:
+                logging.getLogger().removeHandler(handler)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        # On the folder itself: no file is left behind, and the lock ends with the process.
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ToolkitError(
+                f"another process is at work in {self.path}: wait for it, or give --xpid"
+            ) from None
+        except OSError:
+            pass  # a network file system that cannot lock folders
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def write_json(self, name: str, contents: Mapping[str, Any]) -> None:
         """Write `contents` as indented JSON to the file `name` of the folder."""

@@ -76,8 +76,7 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
     )
     agent = make_agent(vars(settings), facts, device)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
-    handler = folder.log_to_file()
-    try:
+    with folder.session():
         for leftover in path.glob(".*.pt.*.tmp"):  # of a process killed while it saved
             leftover.unlink()
         run = Run(agent, data.view, settings, folder)
@@ -101,9 +100,6 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
             write_csv(path / "data_info.csv", list(level._fields), [list(level)])
         logger.info("run folder: %s", folder.path)
         run.fit()
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
 
 
 def train_on_one_level(settings: argparse.Namespace) -> str:

@@ -293,8 +293,7 @@ def train(settings: argparse.Namespace) -> None:
         raise UsageError(
             f"{folder.path} holds a run: --resume True continues it, --xpid names another"
         )
-    handler = folder.log_to_file()
-    try:
+    with folder.session():
         for leftover in folder.path.glob("*/.*.pt.*.tmp"):  # of a process killed while it saved
             leftover.unlink()
         trainer = Trainer(settings, folder)
@@ -306,6 +305,3 @@ def train(settings: argparse.Namespace) -> None:
             "meta.json", describe_run({k: v for k, v in vars(settings).items() if k != "given"})
         )
         trainer.run()
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()

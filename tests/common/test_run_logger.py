@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import ToolkitError
 from common.run_logger import CsvLog, RunFolder, describe_run
-from tests.command_runs import ROOT
+from tests.command_runs import ROOT, run_python
 
 # The folder
 
@@ -50,14 +50,30 @@ def test_an_unwritable_path_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_log_lines_are_copied_to_out_log(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "miner", "first")
-    handler = folder.log_to_file()
-    logging.getLogger("common.somewhere").warning("epoch %d: done", 3)
-    logging.getLogger().removeHandler(handler)
-    handler.close()
+    with folder.session():
+        logging.getLogger("common.somewhere").warning("epoch %d: done", 3)
     logging.getLogger("common.somewhere").warning("not for the file")
     lines = (folder.path / "out.log").read_text().splitlines()
     assert len(lines) == 1
     assert lines[0].endswith("epoch 3: done")
+
+
+def test_the_error_that_ends_a_run_is_the_last_line_of_out_log(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "miner", "first")
+    with pytest.raises(ToolkitError), folder.session():
+        raise ToolkitError("the disk is 100% full")
+    (line,) = (folder.path / "out.log").read_text().splitlines()
+    assert line.endswith(" error: the disk is 100% full")
+
+
+def test_a_second_process_is_kept_out_until_the_first_has_ended(tmp_path: Path) -> None:
+    enter = "from common.run_logger import RunFolder\nwith RunFolder(*{}).session(): pass"
+    code = enter.format((str(tmp_path), "miner", "first"))
+    with RunFolder(tmp_path, "miner", "first").session():
+        refused = run_python("-c", code)
+        assert "ToolkitError: another process is at work in " in refused.stderr
+        assert run_python("-c", code.replace("first", "second")).returncode == 0
+    assert run_python("-c", code).returncode == 0
 
 
 # The table
