@@ -108,28 +108,31 @@ def training(algo: str) -> Build:
 def loss(settings: argparse.Namespace) -> Repeat:
     """The losses of a short training from our side's weights on its batches; in samples.
 
-    `reordered` are the losses with the samples of each batch in reverse: the same mathematics, so
-    what differs is rounding, and how far training carries it.
+    `channels_last` are the losses of the same code with its memory laid out channels-last, which
+    makes PyTorch take other convolution kernels: the mathematics is the same, so what differs is
+    rounding, and how far training carries it.
     """
     device = reference_device(settings)
     dataset = EpisodeDataset(_folder(settings), next_observations=False)
 
-    def train(step: int = 1) -> list[float]:
-        method = PlainBC(_shared_policy(settings))
+    def train(layout: torch.memory_format = torch.contiguous_format) -> list[float]:
+        network = _shared_policy(settings).to(memory_format=layout)  # type: ignore[call-overload]
+        method = PlainBC(network)
         losses = []
         for number in range(settings.loss_batches):
             indices = random_indices(settings.seed, number, len(dataset), settings.batch_size)
-            batch = default_collate([dataset[int(i)] for i in indices[::step]])
+            pixels, *rest = default_collate([dataset[int(i)] for i in indices])
+            batch = [pixels.to(memory_format=layout), *rest]
             losses.append(method.update([field.to(device) for field in batch]))
         return losses
 
-    reordered = train(step=-1)
+    channels_last = train(torch.channels_last)
 
     def repeat() -> Sample:
         with Stopwatch() as watch:
             losses = train()
         amount = settings.loss_batches * settings.batch_size
-        return watch.sample(amount, losses=losses, reordered=reordered)
+        return watch.sample(amount, losses=losses, channels_last=channels_last)
 
     return repeat
 
