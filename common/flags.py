@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -111,14 +112,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_flags(
-    flags: Sequence[Flag], argv: Sequence[str] | None, description: str
+    flags: Sequence[Flag],
+    argv: Sequence[str] | None,
+    description: str,
+    abbreviations: bool = False,
 ) -> argparse.Namespace:
     """Parse `argv` (default: the process's) into a namespace with one attribute per flag.
 
     Raises UsageError for an unknown flag (the nearest known one is named) or a bad value. The
-    attribute `given` holds the names that stood on the command line.
+    attribute `given` holds the names that stood on the command line. With `abbreviations` the
+    beginning of a flag stands for it where no other begins so.
     """
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = _Parser(description=description, allow_abbrev=abbreviations)
     for flag in flags:
         options: dict[str, Any] = {"help": flag.describe(), "default": argparse.SUPPRESS}
         metavars: dict[object, str] = {bool: "True|False", int: "N", float: "X"}
@@ -193,6 +198,10 @@ def run_command(
         return body(argv) or 0
     except ToolkitError as error:
         message, code = str(error), error.exit_code
+    except BrokenPipeError:
+        # Who read our output has seen enough, as `| head` has. Nothing may be flushed any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         message, code = f"{name}{error.strerror or error}", 1

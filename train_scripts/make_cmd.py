@@ -1,0 +1,105 @@
+"""Turn a grid of settings into commands: python -m train_scripts.make_cmd --grid_config bc
+
+Reads configs/<base_config>/default.json and configs/<base_config>/<dir>/<grid_config>.json and
+prints one command per combination and trial, quoted for a shell, with an empty line between them.
+Nothing else goes to standard output, so `>> bc_commands.txt` collects the commands of a study.
+Flags may be shortened as long as they stay unique.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UsageError
+from common.flags import Flag, parse_flags, run_command
+from offline.arguments import SINGLE_LEVEL_FLAGS, TRAIN_FLAGS
+from online.arguments import TRAINER_FLAGS
+from train_scripts.grid import expand, read_base, read_grid, to_arguments
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SINGLE_LEVEL = "offline.single_level_train_offline_agent"
+# What each module understands; the first of a base is its default.
+MODULES: dict[str, dict[str, Sequence[Flag]]] = {
+    "offline": {
+        "offline.train_offline_agent": TRAIN_FLAGS,
+        "offline.evaluate_offline_agent": TRAIN_FLAGS,
+        SINGLE_LEVEL: (*TRAIN_FLAGS, *SINGLE_LEVEL_FLAGS),
+    },
+    "online": {"online.trainer": TRAINER_FLAGS},
+}
+FLAGS = (
+    Flag("base_config", str, "offline", "Folder below configs/.", choices=tuple(MODULES)),
+    Flag("dir", str, "", "Folder below that; empty takes grids, or single with --single."),
+    Flag("grid_config", str, "", "Name of the grid, without .json."),
+    Flag("num_trials", int, 1, "Seeds per combination, consecutive.", minimum=1),
+    Flag("start_index", int, 0, "Number of the first trial; its seed is larger by it.", minimum=0),
+    Flag(
+        "module_name",
+        str,
+        "",
+        "Module that the commands run; empty takes the one that trains.",
+        choices=("", *(name for modules in MODULES.values() for name in modules)),
+    ),
+    Flag("single", bool, False, "Commands that train on a single level."),
+    Flag("checkpoint", bool, False, "Commands that continue from their checkpoint when run again."),
+    Flag("new_line", bool, False, "One argument per line, with a backslash at each line's end."),
+    Flag("count", bool, False, "Print only how many commands there are."),
+)
+
+
+def make_commands(settings: argparse.Namespace) -> list[list[str]]:
+    """The commands as lists of words. Raises UsageError for anything wrong in flags or files."""
+    modules = MODULES[settings.base_config]
+    module = settings.module_name or (SINGLE_LEVEL if settings.single else next(iter(modules)))
+    if module not in modules:
+        raise UsageError(
+            f"--module_name {module}: --base_config {settings.base_config} is for "
+            f"{', '.join(modules)}"
+        )
+    if settings.single and module != SINGLE_LEVEL:
+        raise UsageError(f"--single: {module} does not train on a single level")
+    if not settings.grid_config:
+        raise UsageError("--grid_config: name a grid, for instance bc")
+    base_folder = CONFIGS / settings.base_config
+    folder = base_folder / (settings.dir or ("single" if settings.single else "grids"))
+    flags = modules[module]
+    base = read_base(base_folder / "default.json", flags)
+    grid = read_grid(folder / f"{settings.grid_config}.json", flags)
+    if settings.checkpoint:
+        grid["resume"] = [True]
+    # The first trials are made and left out, so that seeds are checked and numbered as always.
+    trials = settings.start_index + settings.num_trials
+    runs = expand(base, grid, trials, flags)
+    kept = [run for i, run in enumerate(runs) if i % trials >= settings.start_index]
+    return [["python", "-m", module, *to_arguments(run)] for run in kept]
+
+
+def as_text(command: Sequence[str], new_line: bool = False) -> str:
+    """The command as a shell takes it, on one line or with one argument on each."""
+    words = [shlex.quote(word) for word in command]
+    if not new_line:
+        return " ".join(words)
+    return " \\\n".join([" ".join(words[:3]), *words[3:]])
+
+
+def _make(argv: Sequence[str] | None) -> None:
+    settings = parse_flags(FLAGS, argv, __doc__ or "", abbreviations=True)
+    commands = make_commands(settings)
+    if settings.count:
+        print(len(commands))
+        return
+    sys.stdout.writelines(as_text(command, settings.new_line) + "\n\n" for command in commands)
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0 done, 1 failed, 2 bad arguments."""
+    return run_command(_make, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
