@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -198,10 +197,6 @@ def run_command(
         return body(argv) or 0
     except ToolkitError as error:
         message, code = str(error), error.exit_code
-    except BrokenPipeError:
-        # Who read our output has seen enough, as `| head` has. Nothing may be flushed any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         message, code = f"{name}{error.strerror or error}", 1

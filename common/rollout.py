@@ -97,6 +97,7 @@ def rollout(
 
     observations, infos = env.reset()
     policy.reset(num_envs, seed)
+    env.retire(np.flatnonzero(quota == 0))
     if listener is not None:
         listener.begin(observations, infos["level_seed"])
     active = np.flatnonzero(quota > 0)

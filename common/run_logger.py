@@ -60,7 +60,7 @@ class RunFolder:
             logging.getLogger().addHandler(handler)
             try:
                 yield
-            except ToolkitError as error:
+            except (ToolkitError, OSError) as error:
                 # To the file alone: the terminal is told by `run_command`.
                 handler.emit(logging.makeLogRecord({"msg": "error: %s", "args": (error,)}))
                 raise

@@ -245,9 +245,9 @@ ACTING_MODES_FLAG = Flag(
     "deterministic",
     acting_modes,
     False,
-    "True takes the likeliest action, False samples; both does one after the other (where "
-    "--eval_eps is 0, which makes bc and iql deterministic, the sampling one takes its default) "
-    "and writes the second to evaluate_deterministic.csv.",
+    "True takes the likeliest action, False samples; both does one after the other (bc and iql, "
+    "which --eval_eps 0 makes certain, then sample all the same). What the run was not trained to "
+    "do goes to evaluate_deterministic.csv or evaluate_sampled.csv.",
     choices=(True, False, "both"),
 )
 
@@ -259,7 +259,7 @@ SINGLE_LEVEL_FLAGS = (
         None,
         "Seed of the level; none: the only one of the data, else chosen by the two flags below.",
         minimum=0,
-        maximum=2**31 - 1,
+        maximum=2**31 - 2,
     ),
     Flag(
         "capacity_type",

@@ -77,6 +77,8 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
     agent = make_agent(vars(settings), facts, device)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
     with folder.session():
+        if (path / FINAL).exists() or (path / ROLLING).exists() != unfinished:
+            raise ToolkitError(f"another process was at work in {path}: give the command again")
         for leftover in path.glob(".*.pt.*.tmp"):  # of a process killed while it saved
             leftover.unlink()
         run = Run(agent, data.view, settings, folder)
@@ -104,6 +106,10 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
 
 def train_on_one_level(settings: argparse.Namespace) -> str:
     """Choose the level, train on its episodes alone and evaluate on it; the table, if any."""
+    if settings.level is not None:
+        for name in ("levels", "capacity_type", "threshold_metric"):
+            if name in settings.given:
+                raise UsageError(f"--{name}: --level {settings.level} leaves nothing to choose")
     if (run_path(settings) / FINAL).exists():
         train(settings)  # says that it is finished, and needs no data
     else:
@@ -130,8 +136,10 @@ def train_on_one_level(settings: argparse.Namespace) -> str:
 def evaluate_run(settings: argparse.Namespace) -> str:
     """Play the run's checkpoint on every split in every mode of `acting_modes`.
 
-    Writes two CSV files per mode into the run's folder and returns the table. Raises ToolkitError
-    if the checkpoint is missing, corrupt or of another run.
+    Writes two CSV files per mode into the run's folder and returns the table: evaluate.csv and
+    evaluate_episodes.csv in the mode that the run was trained to act in, in the other one files
+    that have it in their names. Raises ToolkitError if the checkpoint is missing, corrupt or of
+    another run.
     """
     if not settings.num_final_episodes:
         raise UsageError("--num_final_episodes 0: there is nothing to evaluate")
@@ -139,15 +147,13 @@ def evaluate_run(settings: argparse.Namespace) -> str:
     checkpoint = path / (FINAL if settings.checkpoint == "final" else BEST)
     rows = {}
     for deterministic in settings.acting_modes:
-        results = _evaluate_mode(checkpoint, settings, deterministic)
-        second = deterministic and len(settings.acting_modes) > 1
-        name = "evaluate_deterministic" if second else "evaluate"
+        results, own = _evaluate_mode(checkpoint, settings, deterministic)
+        mode = "deterministic" if deterministic else "sampled"
+        name = "evaluate" if own else f"evaluate_{mode}"
         write_evaluation(path / f"{name}.csv", results)
         write_episodes(path / f"{name}_episodes.csv", results)
-        label = settings.algo
-        if len(settings.acting_modes) > 1:
-            label += ", deterministic" if deterministic else ", sampled"
-        rows[label] = summarise(
+        alone = own and len(settings.acting_modes) == 1
+        rows[settings.algo if alone else f"{settings.algo}, {mode}"] = summarise(
             returns_by_split(results), settings.env_name, settings.distribution_mode
         )
     title = (
@@ -162,6 +168,10 @@ def _find_run(settings: argparse.Namespace) -> Path:
     game = Path(settings.save_path) / settings.env_name
     for name in settings.xpids:
         if (game / name).is_dir():
+            if name != settings.xpids[0]:
+                logger.info(
+                    "no run %s: taking %s, trained to act otherwise", settings.xpids[0], name
+                )
             return game / name
     raise ToolkitError(
         f"no run at {game / settings.xpids[0]}: train it first with the same flags, "
@@ -169,27 +179,36 @@ def _find_run(settings: argparse.Namespace) -> Path:
     )
 
 
-def _evaluate_mode(checkpoint: Path, settings: argparse.Namespace, deterministic: bool) -> Results:
-    """Results by split of the checkpoint's agent, acting as told."""
+def _evaluate_mode(
+    checkpoint: Path, settings: argparse.Namespace, deterministic: bool
+) -> tuple[Results, bool]:
+    """Results by split of the agent acting as told, and whether it was trained to act so."""
     acting = {**vars(settings), "deterministic": deterministic}
-    if len(settings.acting_modes) > 1 and not deterministic and not settings.eval_eps:
+    device = choose_device(settings.no_cuda)
+    agent, contents = load_agent(checkpoint, device, acting)
+    if len(settings.acting_modes) > 1 and agent.sampler.deterministic and not deterministic:
+        # With eval_eps 0 this one is certain anyway, and both modes would be the same.
         acting["eval_eps"] = DEFAULT_EVAL_EPS
-    agent, contents = load_agent(checkpoint, choose_device(settings.no_cuda), acting=acting)
+        agent, contents = load_agent(checkpoint, device, acting)
     agent.eval()
     trained = contents["settings"]
+    level = trained.get("level")
+    if settings.level not in (None, level):
+        raise ToolkitError(f"{checkpoint} was trained on level {level}, not {settings.level}")
     for name in COMPARED:
         if trained[name] != getattr(settings, name):
             raise ToolkitError(
                 f"{checkpoint} was trained with --{name} {trained[name]}, "
                 f"not {getattr(settings, name)}"
             )
-    return evaluate(
+    results = evaluate(
         agent,
         env_name=settings.env_name,
         distribution_mode=settings.distribution_mode,
         num_levels=settings.num_levels,
-        only_level=trained["level"],
+        only_level=level,
         num_episodes=settings.num_final_episodes,
         seed=derive_seed(trained["seed"], "final"),
         progress=True,
     )
+    return results, deterministic == trained["deterministic"]

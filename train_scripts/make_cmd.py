@@ -9,6 +9,7 @@ Flags may be shortened as long as they stay unique.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -54,18 +55,20 @@ FLAGS = (
 def make_commands(settings: argparse.Namespace) -> list[list[str]]:
     """The commands as lists of words. Raises UsageError for anything wrong in flags or files."""
     modules = MODULES[settings.base_config]
-    module = settings.module_name or (SINGLE_LEVEL if settings.single else next(iter(modules)))
+    # The settings of dir single, run on all levels, would have the names of the final runs.
+    single = settings.single or settings.dir == "single"
+    module = settings.module_name or (SINGLE_LEVEL if single else next(iter(modules)))
     if module not in modules:
         raise UsageError(
             f"--module_name {module}: --base_config {settings.base_config} is for "
             f"{', '.join(modules)}"
         )
-    if settings.single and module != SINGLE_LEVEL:
-        raise UsageError(f"--single: {module} does not train on a single level")
+    if single and module != SINGLE_LEVEL:
+        raise UsageError(f"--module_name {module}: single-level runs are of {SINGLE_LEVEL}")
     if not settings.grid_config:
         raise UsageError("--grid_config: name a grid, for instance bc")
     base_folder = CONFIGS / settings.base_config
-    folder = base_folder / (settings.dir or ("single" if settings.single else "grids"))
+    folder = base_folder / (settings.dir or ("single" if single else "grids"))
     flags = modules[module]
     base = read_base(base_folder / "default.json", flags)
     grid = read_grid(folder / f"{settings.grid_config}.json", flags)
@@ -92,8 +95,12 @@ def _make(argv: Sequence[str] | None) -> None:
     if settings.count:
         print(len(commands))
         return
-    sys.stdout.writelines(as_text(command, settings.new_line) + "\n\n" for command in commands)
-    sys.stdout.flush()
+    try:
+        sys.stdout.writelines(as_text(command, settings.new_line) + "\n\n" for command in commands)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough, as `| head` has. What is left must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

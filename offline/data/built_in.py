@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "data" / "built-in"
 POLICIES = ROOT / "online" / "policies"
+POLICY_MARK = "policy.sha256"
 TRANSITIONS = 50_000
 SEED = 88
 
@@ -42,14 +44,27 @@ def built_in_dataset(env_name: str, distribution_mode: str, num_levels: int) -> 
             f"--distribution_mode {distribution_mode} --num_levels {num_levels}"
         )
     target = FOLDER / env_name
-    if target.is_dir():
+    if _is_current(target):
         return FOLDER
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / f".{env_name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.is_dir():
+        if not _is_current(target):
+            if target.is_dir():
+                logger.info("the built-in data of %s are of another policy: once more", env_name)
+                shutil.rmtree(target)
             _collect(env_name, target, lock.fileno())
     return FOLDER
+
+
+def _is_current(target: Path) -> bool:
+    """Whether the episodes are there, and of the policy that is bundled now."""
+    mark = target / POLICY_MARK
+    return mark.is_file() and mark.read_text(encoding="utf-8").strip() == _policy_hash(target.name)
+
+
+def _policy_hash(env_name: str) -> str:
+    return hashlib.sha256((POLICIES / f"{env_name}.pt").read_bytes()).hexdigest()
 
 
 def _collect(env_name: str, target: Path, lock: int) -> None:
@@ -68,6 +83,8 @@ def _collect(env_name: str, target: Path, lock: int) -> None:
             raise ToolkitError(
                 f"collecting the built-in data of {env_name} failed (exit code {done.returncode})"
             )
+        mark = partial / env_name / POLICY_MARK
+        mark.write_text(_policy_hash(env_name) + "\n", encoding="utf-8")
         os.rename(partial / env_name, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -51,3 +51,16 @@ def test_the_command_trains_measures_and_keeps_what_is_finished(
     assert main(flags) == 0
     assert (tmp_path / "table.md").read_text() == first
     assert "already finished" in capfd.readouterr().err
+    runs = tmp_path / "runs" / "coinrun"
+    (before,) = runs.glob("coinrun-*")
+    assert main([*flags, "--seed=5"]) == 0
+    assert {before} < set(runs.glob("coinrun-*"))
+    assert "one seed (5)" in (tmp_path / "table.md").read_text()
+
+
+def test_a_game_without_a_bundled_policy_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--env_name=miner", f"--save_path={tmp_path / 'runs'}"]) == 2
+    assert "--env_name miner: no policy is bundled to compare with" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -46,11 +46,23 @@ def test_both_modes_are_written_each_to_its_files_and_shown_in_one_table(
 def test_each_mode_gives_what_it_gives_alone(finished_copy: FinishedRun) -> None:
     assert evaluate(finished_copy, deterministic="both") == 0
     both = [played(finished_copy, name) for name in MODES]
-    alone = []
-    for mode in (False, True):
+    for name in MODES:
+        (finished_copy.folder / name).unlink()
+    for mode, name in zip((False, True), MODES, strict=True):
         assert evaluate(finished_copy, deterministic=mode) == 0
-        alone.append(played(finished_copy, "evaluate_episodes.csv"))
-    assert both == alone
+        assert (finished_copy.folder / name).exists()
+    assert [played(finished_copy, name) for name in MODES] == both
+
+
+def test_the_other_mode_alone_leaves_the_results_of_the_runs_own_and_says_so(
+    finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(finished_copy) == 0
+    own = played(finished_copy, MODES[0])
+    assert "\nbc   " in capsys.readouterr().out
+    assert evaluate(finished_copy, deterministic=True) == 0
+    assert "\nbc, deterministic   " in capsys.readouterr().out
+    assert played(finished_copy, MODES[0]) == own
 
 
 def test_where_eval_eps_is_zero_both_still_samples_once(finished_copy: FinishedRun) -> None:

@@ -113,6 +113,19 @@ def test_data_that_are_there_are_used_again(collected: Collected) -> None:
     assert collected.place.folder.stat().st_mtime_ns == before
 
 
+def test_data_of_another_policy_than_the_bundled_one_are_collected_anew(place: Place) -> None:
+    folder = built_in.built_in_dataset(GAME, "easy", 200) / GAME
+    before = {path.name for path in folder.glob("*.npz")}
+    torch.manual_seed(1)
+    network = ActorCritic(NUM_ACTIONS, 256)
+    torch.nn.init.normal_(network.policy_head.bias, std=3)
+    save_policy(place.policies / f"{GAME}.pt", network, {"env_name": GAME, "hidden_size": 256})
+    built_in.built_in_dataset(GAME, "easy", 200)
+    after = {path.name for path in folder.glob("*.npz")}
+    assert after
+    assert not before & after
+
+
 def test_a_game_without_a_bundled_policy_is_refused_with_the_games_that_have_one(
     place: Place,
 ) -> None:

@@ -134,6 +134,26 @@ def test_a_finished_run_is_not_trained_again_and_needs_no_data(
     assert (run_folder(tmp_path / "runs") / "evaluate.csv").exists()
 
 
+def test_a_finished_run_of_another_level_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write_levels(tmp_path / "data", LENGTHS)
+    assert train(dataset, tmp_path / "runs", level=7, num_final_episodes=0) == 0
+    assert train(dataset, tmp_path / "runs", level=9) == 1
+    assert capsys.readouterr().err.endswith("was trained on level 7, not 9\n")
+
+
+@pytest.mark.parametrize(
+    "flag", ["--levels=7", "--capacity_type=episodes", "--threshold_metric=median"]
+)
+def test_a_named_level_leaves_nothing_to_choose(
+    capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert main(["--level=7", flag]) == 2
+    name = flag.split("=")[0]
+    assert capsys.readouterr().err == f"error: {name}: --level 7 leaves nothing to choose\n"
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [

@@ -61,9 +61,15 @@ def test_every_grid_has_as_many_commands_as_the_paper_has_runs(
     capsys: pytest.CaptureFixture[str], folder: str, name: str, size: int
 ) -> None:
     flags = [f"--dir={folder}", f"--grid_config={name}", "--count"]
-    if folder == "single":
-        flags.append("--single")
     assert printed(capsys, *flags) == f"{size}\n"
+
+
+@pytest.mark.parametrize("flag", ["--single", "--dir=single"])
+def test_single_level_commands_run_the_single_level_module(
+    capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    text = printed(capsys, flag, "--grid_config=bc")
+    assert text.count("python -m offline.single_level_train_offline_agent ") == 16
 
 
 def test_the_command_of_the_papers_readme_runs_as_written() -> None:
@@ -152,7 +158,11 @@ def test_the_defaults_of_online_runs_are_those_of_the_code() -> None:
         (["--grid_config=bc", "--module_name=online.trainer"], "--base_config offline is for"),
         (
             ["--grid_config=bc", "--single", "--module_name=offline.train_offline_agent"],
-            "does not train on a single level",
+            "single-level runs are of offline.single_level_train_offline_agent",
+        ),
+        (
+            ["--grid_config=bc", "--dir=single", "--module_name=offline.train_offline_agent"],
+            "single-level runs are of offline.single_level_train_offline_agent",
         ),
         (["--grid_config=bc", "--n=3"], "ambiguous option: --n"),
         (["--grid_config=bc", "--num_trials=0"], "--num_trials 0: must be at least 1"),
