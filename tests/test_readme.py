@@ -59,6 +59,12 @@ def test_the_make_targets_of_the_readme_are_there(target: str) -> None:
 
 
 @pytest.mark.parametrize("readme", READMES)
+def test_no_readme_keeps_a_placeholder(readme: str) -> None:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    assert not re.findall(r"^[A-Z]{3,}$|TODO|FIXME|XXX", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("readme", READMES)
 def test_every_picture_and_path_of_the_readmes_exists(readme: str) -> None:
     text = (ROOT / readme).read_text(encoding="utf-8")
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
