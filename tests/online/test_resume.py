@@ -154,11 +154,16 @@ def unfinished(finished: Path, tmp_path: Path) -> Path:
 
 
 def refused(folder: Path, code: int, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
-    """The line with which the run is refused; nothing that it holds changes."""
+    """The line with which the run is refused; of what it holds, out.log at most tells of it."""
     before = tree(run_folder(folder))
     assert train(folder, **changes) == code
-    assert tree(run_folder(folder)) == before
-    return the_error(capsys.readouterr().err)
+    after = tree(run_folder(folder))
+    logs = [files.pop("out.log") for files in (before, after)]
+    assert after == before
+    line = the_error(capsys.readouterr().err)
+    told = logs[1].removeprefix(logs[0]).decode()
+    assert told == "" or told.endswith(f" {line}\n")
+    return line
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(
