@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -178,15 +179,15 @@ class JoinedVectorEnv:
 
     def __init__(self, envs: Sequence[ProcgenVectorEnv]) -> None:
         self._envs = list(envs)
-        sizes = [env.num_envs for env in self._envs]
-        self.num_envs = sum(sizes)
-        self._playing = np.split(np.ones(self.num_envs, bool), np.cumsum(sizes)[:-1])
+        ends = np.cumsum([env.num_envs for env in self._envs]).tolist()
+        self._rows = [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
+        self.num_envs = ends[-1]
+        self._playing = np.ones(self.num_envs, bool)
         self._last: list[tuple[np.ndarray, dict[str, Any]]] = []
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """First frames of all and infos; everyone plays again."""
-        for playing in self._playing:
-            playing[:] = True
+        self._playing[:] = True
         self._last = [env.reset() for env in self._envs]
         return self._observations_and_infos()
 
@@ -196,11 +197,8 @@ class JoinedVectorEnv:
         """Play one step with `actions` (num_envs,)."""
         rewards = np.zeros(self.num_envs, np.float32)
         terminations = np.zeros(self.num_envs, bool)
-        end = 0
-        for i, (env, playing) in enumerate(zip(self._envs, self._playing, strict=True)):
-            rows = slice(end, end + env.num_envs)
-            end += env.num_envs
-            if playing.any():
+        for i, (env, rows) in enumerate(zip(self._envs, self._rows, strict=True)):
+            if self._playing[rows].any():
                 observations, rewards[rows], terminations[rows], _, infos = env.step(actions[rows])
                 self._last[i] = observations, infos
         observations, infos = self._observations_and_infos()
@@ -208,9 +206,7 @@ class JoinedVectorEnv:
 
     def retire(self, env_ids: np.ndarray) -> None:
         """Nobody looks at these environments any more."""
-        playing = np.concatenate(self._playing)
-        playing[env_ids] = False
-        self._playing = np.split(playing, np.cumsum([len(p) for p in self._playing])[:-1])
+        self._playing[env_ids] = False
 
     def _observations_and_infos(self) -> tuple[np.ndarray, dict[str, Any]]:
         observations, infos = zip(*self._last, strict=True)

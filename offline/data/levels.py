@@ -33,12 +33,12 @@ def levels_in(
     episodes = episodes[episodes["level_seed"] >= 0]
     if not len(episodes):
         raise UsageError(f"{stores[0].path}: no episode tells its level's seed")
-    transitions = count_transitions(episodes)
-    seeds, of_level = np.unique(episodes["level_seed"], return_inverse=True)
-    return [
-        LevelData(int(seed), int((of_level == i).sum()), int(transitions[of_level == i].sum()))
-        for i, seed in enumerate(seeds)
-    ]
+    seeds, of_level, counts = np.unique(
+        episodes["level_seed"], return_inverse=True, return_counts=True
+    )
+    transitions = np.bincount(of_level, weights=count_transitions(episodes)).astype(np.int64)
+    columns = (seeds.tolist(), counts.tolist(), transitions.tolist())
+    return [LevelData(*row) for row in zip(*columns, strict=True)]
 
 
 def choose_level(
