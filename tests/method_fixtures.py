@@ -31,6 +31,7 @@ def play(agent: OfflineAgent[Any], envs: list[int]) -> dict[int, list[int]]:
         if not ids.size:
             break
         taken = agent.act(FRAMES[ids, t], ids)
+        assert (taken.shape, taken.dtype) == (ids.shape, np.int64)
         agent.observe(taken, (ids + t).astype(np.float32) / 4, (ids == 2) & (t == 2), ids)
         for env, action in zip(ids, taken, strict=True):
             actions[env].append(int(action))

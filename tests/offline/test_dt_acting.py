@@ -21,6 +21,7 @@ from offline.data.placement import place_frames
 from offline.data.store import select_episodes
 from offline.data.views import WindowView
 from tests.data_fixtures import make_episode, write_game
+from tests.method_fixtures import FRAMES, play
 from tests.offline_commands import (
     CPU,
     EVALUATE,
@@ -41,7 +42,6 @@ from tests.sequence_fixtures import (
 )
 
 both = pytest.mark.parametrize("algo", ["dt", "bct"])
-FRAMES = make_windows([8] * 4, context_length=8, seed=7).observations.numpy()  # 4 envs, 8 steps
 
 
 @both
@@ -66,23 +66,6 @@ def test_acting_sees_the_windows_of_learning(algo: str, tmp_path: Path) -> None:
     for t in range(7):
         last = min(t, 2)
         torch.testing.assert_close(seen[t][0, last], expected[t, last], rtol=1e-4, atol=1e-4)
-
-
-def play(agent: dt.Agent, envs: list[int]) -> dict[int, list[int]]:
-    """Eight steps of these of four environments; 1 leaves after five, 2 has an end after three."""
-    actions: dict[int, list[int]] = {env: [] for env in envs}
-    agent.reset(4, seed=9)
-    for t in range(8):
-        ids = np.array([env for env in envs if env != 1 or t < 5])
-        if not ids.size:
-            break
-        taken = agent.act(FRAMES[ids, t], ids)
-        assert (taken.shape, taken.dtype) == (ids.shape, np.int64)
-        rewards = (ids + t).astype(np.float32) / 4
-        agent.observe(taken, rewards, (ids == 2) & (t == 2), ids)
-        for env, action in zip(ids, taken, strict=True):
-            actions[env].append(int(action))
-    return actions
 
 
 @both
