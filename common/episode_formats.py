@@ -7,8 +7,8 @@ the bytes that are there.
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import re
 import struct
 import zipfile
@@ -81,7 +81,7 @@ def _read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             _require_keys(members)
-            end = os.fstat(file.fileno()).st_size
+            end = file.seek(0, io.SEEK_END)
             arrays: dict[str, np.ndarray] = {}
             for key in _KEYS:  # the short ones first: they bound the frames
                 if members[key].compress_size > end:

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -101,19 +102,22 @@ class Episode:
         return bool(self.dones[-1])
 
 
+def is_episode_name(name: str) -> bool:
+    """Whether a file of this name counts as an episode: by the grammar, or by its extension."""
+    return not name.startswith(".") and (parse_name(name) is not None or name.endswith(_SUFFIXES))
+
+
 def list_episode_files(folder: Path) -> list[Path]:
     """Episode files directly in `folder`, in the order recorded: timestamp, index, name.
 
     A file counts if its name fits the grammar or ends in .npz, .npy, .pkl or .pickle; names that do
-    not fit come last. Hidden files, temporary files and sub-folders are left out.
+    not fit the grammar come last. Hidden files, temporary files and sub-folders are left out.
     """
     keyed = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = parse_name(entry.name)
-            if entry.name.startswith(".") or (name is None and not entry.name.endswith(_SUFFIXES)):
-                continue
-            if entry.is_file():
+            if is_episode_name(entry.name) and entry.is_file():
+                name = parse_name(entry.name)
                 order = (0, name.timestamp, name.index) if name else (1, "", 0)
                 keyed.append((order, entry.name))
     return [Path(folder) / name for _, name in sorted(keyed)]
@@ -125,12 +129,17 @@ def read_episode(path: str | Path) -> Episode:
     Raises EpisodeError, one line, if the file is unreadable, truncated, holds anything but the four
     arrays, disagrees with itself or with its name, or carries values an episode cannot have.
     """
-    path = Path(path)
     try:
         with open(path, "rb") as file:
-            return _checked(read_arrays(file), parse_name(path))
+            return parse_episode(file, path)
     except OSError as error:
         raise EpisodeError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def parse_episode(file: BinaryIO, path: str | Path) -> Episode:
+    """The episode in an open, seekable file that is called `path`; errors as of `read_episode`."""
+    try:
+        return _checked(read_arrays(file), parse_name(path))
     except PickleRefusedError as error:
         raise EpisodeError(f"{path}: refused pickle: it holds {_printable(error)}") from error
     except MalformedError as error:

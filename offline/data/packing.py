@@ -1,45 +1,28 @@
-"""From a folder of episode files to a packed store: once, whole or not at all.
-
-A store is written into a temporary folder beside its place and renamed when it is complete, so
-that a reader, a crash or a full disk finds a whole store or none. A lock file lets one process pack
-while the others wait for its result. Only the holder of the lock writes, so any temporary folder it
-finds was left by a process that died.
-"""
+"""From a folder of episode files to a packed store, on first use."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from common.episodes import Episode, EpisodeError, list_episode_files, read_episode
 from common.errors import ToolkitError, UsageError
-from common.games import FRAME_SHAPE
-from offline.data.store import (
-    COLUMNS,
-    EPISODE_FIELDS,
-    FORMAT,
-    FORMAT_VERSION,
-    PackedStore,
-    read_manifest,
-)
+from offline.data.ahead import map_ahead
+from offline.data.store import FORMAT, FORMAT_VERSION, PackedStore, read_manifest
+from offline.data.writing import StoreWriter, cannot_pack, lock_store
 
 logger = logging.getLogger(__name__)
 
 PACKED_FOLDER = "packed"
 BUILD_FILE = "build.json"
-_HEADER_BYTES = 128
+_MAX_READERS = 8
 
 
 def open_game(
@@ -53,7 +36,7 @@ def open_game(
 
     The store goes to `<dataset_dir>/<game>/packed/`, or below `pack_dir` into a folder named after
     the dataset and a hash of its absolute path. It is made anew when the names, sizes or times of
-    the source files change, and used as it is where the source files are gone.
+    the source files change, and used as it is where there are none: downloaded data have none.
 
     Raises UsageError for a folder that is missing or holds no episodes, EpisodeError for a bad
     episode file (with `skip_bad_episodes` these are left out, counted and logged instead), and
@@ -65,21 +48,14 @@ def open_game(
         digest = hashlib.sha256(str(source.parent.resolve()).encode()).hexdigest()[:12]
         packed = Path(pack_dir) / f"{source.parent.resolve().name}-{digest}" / game
     files = list_episode_files(source)
-    if not files:
-        for candidate in (packed, source / PACKED_FOLDER):
-            if (candidate / "manifest.json").is_file():
-                return PackedStore.open(candidate)
-        raise UsageError(f"{source}: no episode files and no packed store there")
-    fingerprint = _fingerprint(source, files)
-    if not _is_current(packed, fingerprint):
-        try:
-            packed.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(packed):
-                if not _is_current(packed, fingerprint):
-                    _pack(source, files, packed, fingerprint, skip_bad_episodes, progress)
-        except OSError as error:
-            raise _cannot_pack(source, packed, error) from error
-    store = PackedStore.open(packed)
+    if files:
+        store = pack_folder(source, packed, game, skip_bad_episodes, progress, "--pack_dir")
+    else:
+        places = (packed, source / PACKED_FOLDER)
+        whole = [place for place in places if (place / "manifest.json").is_file()]
+        if not whole:
+            raise UsageError(f"{source}: no episode files and no packed store there")
+        store = PackedStore.open(whole[0])
     skipped = store.manifest["skipped"]
     if skipped and not skip_bad_episodes:
         raise EpisodeError(
@@ -87,6 +63,30 @@ def open_game(
             "files in all: replace them, or pass --skip_bad_episodes True)"
         )
     return store
+
+
+def pack_folder(
+    source: Path,
+    packed: Path,
+    game: str,
+    skip_bad_episodes: bool = False,
+    progress: bool = True,
+    place: str = "folder",
+) -> PackedStore:
+    """The store at `packed` of the episode files in `source`, made if it is not that already.
+
+    Errors as of `open_game`; `place` is what to choose otherwise when `packed` cannot be written.
+    """
+    files = list_episode_files(source)
+    fingerprint = _fingerprint(source, files)
+    if not is_current(packed, fingerprint):
+        try:
+            with lock_store(packed):
+                if not is_current(packed, fingerprint):
+                    _pack(source, files, packed, game, fingerprint, skip_bad_episodes, progress)
+        except OSError as error:
+            raise cannot_pack(source, packed, error, place) from error
+    return PackedStore.open(packed)
 
 
 def _game_folder(dataset_dir: Path, game: str) -> Path:
@@ -115,163 +115,65 @@ def _fingerprint(source: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _is_current(packed: Path, fingerprint: str) -> bool:
+def is_current(packed: Path, fingerprint: str) -> bool:
+    """Whether a store stands at `packed` and was made of what `fingerprint` tells."""
     if not (packed / "manifest.json").is_file():
         return False
     return bool(read_manifest(packed).get("source_fingerprint") == fingerprint)
-
-
-def _cannot_pack(source: Path, packed: Path, error: OSError) -> ToolkitError:
-    hint = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        hint = ": free some space (12.3 GB per million frames) or choose another --pack_dir"
-    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        hint = ": choose a folder that can be written with --pack_dir"
-    return ToolkitError(f"cannot pack {source} into {packed}: {error.strerror or error}{hint}")
-
-
-@contextlib.contextmanager
-def _lock(packed: Path) -> Iterator[None]:
-    """Hold the lock of this store; the kernel frees it when the process ends, however it ends."""
-    with open(packed.with_name(f".{packed.name}.lock"), "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that is packing %s", packed)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _pack(
     source: Path,
     files: Sequence[Path],
     packed: Path,
+    game: str,
     fingerprint: str,
     skip_bad_episodes: bool,
     progress: bool,
 ) -> None:
-    temporary = packed.with_name(f".{packed.name}.tmp-{os.getpid()}")
-    replaced = packed.with_name(f".{packed.name}.old-{os.getpid()}")
-    for stale in packed.parent.glob(f".{packed.name}.*-*"):
-        shutil.rmtree(stale)
-    try:
-        temporary.mkdir()
-        manifest = _write_arrays(source, files, temporary, skip_bad_episodes, progress)
-        manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "game": source.name,
-            **manifest,
-            "source_fingerprint": fingerprint,
-            "procgen": _read_build(source),
-        }
-        with _durable(temporary / "manifest.json") as file:
-            file.write(json.dumps(manifest, indent=1).encode())
-        _sync_folder(temporary)
-        if packed.exists():
-            packed.rename(replaced)
-        temporary.rename(packed)
-        _sync_folder(packed.parent)
-    finally:
-        for leftover in (temporary, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+    def read(file: Path) -> tuple[Path, Episode | EpisodeError]:
+        try:
+            return file, read_episode(file)
+        except EpisodeError as error:
+            return file, error
+
+    readers = min(_MAX_READERS, len(os.sched_getaffinity(0)))
+    with StoreWriter(packed, game) as writer:
+        episodes = map_ahead(read, files, readers)
+        bar = tqdm(episodes, f"packing {game}", len(files), unit="episode", disable=not progress)
+        for file, episode in bar:
+            if isinstance(episode, Episode):
+                writer.append(episode, file.name)
+            elif skip_bad_episodes:
+                writer.skip(file.name, str(episode).removeprefix(f"{file}: "))
+            else:
+                raise episode
+        report_skipped(source, writer)
+        writer.commit(fingerprint, _read_build(source))
 
 
-def _write_arrays(
-    source: Path,
-    files: Sequence[Path],
-    folder: Path,
-    skip_bad_episodes: bool,
-    progress: bool,
-) -> dict[str, Any]:
-    """Stream the frames to disk one episode at a time; returns counts for the manifest."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
-    records: list[tuple[int, int, int, float, bool, bytes]] = []
-    skipped: list[dict[str, str]] = []
-    rows = 0
-    with _durable(folder / "frames.npy") as frames:
-        frames.write(_frames_header(0))
-        for file in tqdm(files, f"packing {source.name}", unit="episode", disable=not progress):
-            try:
-                episode = read_episode(file)
-            except EpisodeError as error:
-                if not skip_bad_episodes:
-                    raise
-                skipped.append({"file": file.name, "reason": str(error).removeprefix(f"{file}: ")})
-                continue
-            frames.write(np.ascontiguousarray(episode.observations[: episode.length]).data)
-            for name in COLUMNS:
-                columns[name].append(getattr(episode, name).astype(COLUMNS[name]))
-            records.append(_record(episode, rows, file))
-            rows += episode.length
-        frames.seek(0)
-        frames.write(_frames_header(rows))
-    if skipped:
-        _report_skipped(source, skipped, len(files))
-    for name, parts in columns.items():
-        _save(folder / f"{name}.npy", np.concatenate(parts))
-    source_bytes = max(len(record[-1]) for record in records)
-    dtype = np.dtype([*EPISODE_FIELDS, ("source", f"S{source_bytes}")])
-    _save(folder / "episodes.npy", np.array(records, dtype))
-    return {"rows": rows, "episodes": len(records), "skipped": skipped}
-
-
-def _record(episode: Episode, start: int, file: Path) -> tuple[int, int, int, float, bool, bytes]:
-    return (
-        start,
-        episode.length,
-        episode.level_seed,
-        episode.episode_return,
-        episode.terminated,
-        os.fsencode(file.name),
-    )
-
-
-def _report_skipped(source: Path, skipped: Sequence[dict[str, str]], total: int) -> None:
-    first = f"{skipped[0]['file']}: {skipped[0]['reason']}"
-    if len(skipped) == total:
+def report_skipped(source: Path, writer: StoreWriter) -> None:
+    """Log how many of the episode files in `source` were left out; ToolkitError if all were."""
+    if not writer.skipped:
+        return
+    first = "{file}: {reason}".format(**writer.skipped[0])
+    bad, total = len(writer.skipped), len(writer.skipped) + writer.num_episodes
+    if not writer.num_episodes:
         raise ToolkitError(f"{source}: none of {total} episode files can be used; first {first}")
-    logger.warning(
-        "%s: skipped %d of %d episode files; first %s", source, len(skipped), total, first
-    )
+    logger.warning("%s: skipped %d of %d episode files; first %s", source, bad, total, first)
 
 
-def _read_build(source: Path) -> Any:
-    """The Procgen build that drew the frames, where the collector noted it, else None."""
+def _read_build(source: Path) -> dict[str, Any] | None:
     file = source / BUILD_FILE
-    if not file.is_file():
-        return None
+    return parse_build(file.read_bytes(), str(file)) if file.is_file() else None
+
+
+def parse_build(data: bytes, path: str) -> dict[str, Any]:
+    """What the collector noted of the Procgen build that drew the frames, from the file `path`."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        build = json.loads(data)
     except ValueError as error:
-        raise ToolkitError(f"{file} is not valid JSON ({error}): repair or delete it") from error
-
-
-def _frames_header(rows: int) -> bytes:
-    """A .npy header of fixed size, to be written again when the number of rows is known."""
-    shape = (rows, *FRAME_SHAPE)
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-    prefix = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
-    return prefix + text.ljust(_HEADER_BYTES - 11).encode("latin1") + b"\n"
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with _durable(path) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
-
-
-@contextlib.contextmanager
-def _durable(path: Path) -> Iterator[BinaryIO]:
-    """A file for writing whose bytes are on the disk, not only in the cache, when it closes."""
-    with open(path, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise ToolkitError(f"{path} is not valid JSON ({error}): repair or delete it") from error
+    if not isinstance(build, dict):
+        raise ToolkitError(f"{path} holds no JSON object: repair or delete it")
+    return build

@@ -48,6 +48,10 @@ class StoreError(ToolkitError):
     """A packed folder that cannot be used: names it and says what to do."""
 
 
+class NewerStoreError(StoreError):
+    """A store of a format that this toolkit does not know yet: whole, and not to be replaced."""
+
+
 @dataclass(frozen=True, eq=False)
 class PackedStore:
     """One game's packed episodes, memory-mapped and read-only.
@@ -101,7 +105,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise damaged(path, f"manifest.json does not say format {FORMAT}")
     version = manifest.get("version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise StoreError(
+        raise NewerStoreError(
             f"{path} is a store of version {version}, this toolkit reads up to {FORMAT_VERSION}: "
             "update the toolkit, or delete the folder and pack again"
         )

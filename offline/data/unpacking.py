@@ -1,0 +1,236 @@
+"""From a downloaded archive to packed stores or episode files, in one pass over its bytes."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from common.episodes import Episode, EpisodeError, is_episode_name, parse_episode, parse_name
+from common.errors import ToolkitError, UsageError
+from common.games import GAMES
+from offline.data.ahead import map_ahead, read_ahead
+from offline.data.archives import Member, read_members
+from offline.data.packing import (
+    BUILD_FILE,
+    PACKED_FOLDER,
+    is_current,
+    parse_build,
+    report_skipped,
+)
+from offline.data.store import NewerStoreError, PackedStore, StoreError
+from offline.data.writing import StoreWriter, cannot_pack, lock_store
+
+logger = logging.getLogger(__name__)
+
+_AHEAD = 2  # members decompressed before they are needed
+_MAX_PARSERS = 4
+_NAMED_STRANGERS = 5
+
+
+def pack_archive(
+    archive: Path,
+    dataset_dir: Path,
+    *,
+    identity: str,
+    game: str | None = None,
+    skip_bad_episodes: bool = False,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> list[str]:
+    """Stream the episodes of an archive into `<dataset_dir>/<game>/packed/`; returns the games.
+
+    The game of an episode is the last part of its path that names one, else `game`, else what the
+    archive is called. Stores appear when the archive has been read to its end and found whole; a
+    game whose store was made of the same `identity` is left as it is. Memory: a few episodes.
+
+    A member that is no episode is skipped, counted and named in the log. One that is by its name
+    and cannot be used is refused, or with `skip_bad_episodes` skipped and noted in the manifest.
+    `on_bytes` is told of compressed bytes as they are read; what it raises ends the work.
+
+    Raises the errors of `read_members`, EpisodeError for a bad episode, UsageError if the game
+    cannot be told, ToolkitError if there is no episode or a store cannot be written. Nothing
+    half-written stays.
+    """
+    parsers = min(_MAX_PARSERS, len(os.sched_getaffinity(0)))
+    stores = _Stores(archive, dataset_dir, identity, game, skip_bad_episodes)
+    try:
+        with (
+            stores.resources,
+            closing(read_ahead(read_members(archive, stores.wants, on_bytes), _AHEAD)) as members,
+            closing(map_ahead(_parse, members, parsers)) as parsed,
+        ):
+            for path, contents in parsed:
+                stores.add(path, contents)
+            stores.commit()
+    except OSError as error:
+        raise cannot_pack(archive, dataset_dir, error) from error
+    return _finish(archive, stores.games, stores.strangers)
+
+
+def extract_archive(
+    archive: Path,
+    dataset_dir: Path,
+    *,
+    game: str | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> list[str]:
+    """Write the episode files of an archive, as they are, to `<dataset_dir>/<game>/`; the games.
+
+    Each appears whole or not at all, and one of the same size that is there already is kept. What
+    they hold is looked at when they are packed. `game` and `on_bytes` as of `pack_archive`.
+
+    Raises the errors of `read_members`, UsageError if the game cannot be told, ToolkitError if
+    there is no episode or one cannot be written.
+    """
+    games: set[str] = set()
+    strangers: list[str] = []
+
+    def wanted(path: str) -> bool:
+        if not _belongs(path):
+            strangers.append(path)
+        return _belongs(path)
+
+    with closing(read_ahead(read_members(archive, wanted, on_bytes), _AHEAD)) as members:
+        for path, data in members:
+            of_game = _game_of(path, archive, game)
+            target = dataset_dir / of_game / PurePosixPath(path).name
+            try:
+                if not target.is_file() or target.stat().st_size != len(data):
+                    _write(target, data)
+            except OSError as error:
+                raise ToolkitError(f"cannot write {target}: {error.strerror or error}") from error
+            games.add(of_game)
+    return _finish(archive, games, strangers)
+
+
+def is_packed(dataset_dir: Path, game: str, identity: str) -> bool:
+    """Whether a whole store of `game` stands in `dataset_dir` that was made of `identity`.
+
+    Raises StoreError for one of a newer format, which must not be replaced.
+    """
+    packed = dataset_dir / game / PACKED_FOLDER
+    try:
+        return is_current(packed, identity) and PackedStore.open(packed).num_rows > 0
+    except NewerStoreError:
+        raise
+    except StoreError:
+        return False
+
+
+class _Stores:
+    """The stores of the games of one archive, begun as their episodes come."""
+
+    def __init__(
+        self,
+        archive: Path,
+        dataset_dir: Path,
+        identity: str,
+        default_game: str | None,
+        skip_bad_episodes: bool,
+    ) -> None:
+        self.games: set[str] = set()  # that have their store
+        self.strangers: list[str] = []  # paths of members that are no episodes
+        self.resources = ExitStack()  # locks, and folders to remove
+        self._archive = archive
+        self._dataset_dir = dataset_dir
+        self._identity = identity
+        self._default_game = default_game
+        self._skip_bad_episodes = skip_bad_episodes
+        self._writers: dict[str, StoreWriter] = {}
+        self._builds: dict[str, dict[str, Any]] = {}
+
+    def wants(self, path: str) -> bool:
+        """Whether this member is needed; asked in the thread that reads ahead."""
+        if not _belongs(path):
+            self.strangers.append(path)
+            return False
+        game = self._game_of(path)
+        if game not in self._writers and is_packed(self._dataset_dir, game, self._identity):
+            self.games.add(game)
+        return game not in self.games
+
+    def add(self, path: str, contents: Episode | EpisodeError | dict[str, Any]) -> None:
+        """Write what a member holds to the store of its game."""
+        game, name = self._game_of(path), PurePosixPath(path).name
+        if isinstance(contents, dict):
+            self._builds[game] = contents
+        elif isinstance(contents, Episode):
+            self._writer(game).append(contents, name)
+        elif parse_name(name) is None:
+            self.strangers.append(path)
+        elif self._skip_bad_episodes:
+            self._writer(game).skip(name, str(contents).removeprefix(f"{path}: "))
+        else:
+            raise EpisodeError(f"{self._archive}: {contents}")
+
+    def commit(self) -> None:
+        """Put all stores in their places."""
+        for game, writer in self._writers.items():
+            report_skipped(self._archive, writer)
+            writer.commit(self._identity, self._builds.get(game))
+            self.games.add(game)
+
+    def _writer(self, game: str) -> StoreWriter:
+        if game not in self._writers:
+            packed = self._dataset_dir / game / PACKED_FOLDER
+            self.resources.enter_context(lock_store(packed))
+            self._writers[game] = self.resources.enter_context(StoreWriter(packed, game))
+        return self._writers[game]
+
+    def _game_of(self, path: str) -> str:
+        return _game_of(path, self._archive, self._default_game)
+
+
+def _belongs(path: str) -> bool:
+    name = PurePosixPath(path).name
+    return is_episode_name(name) or name == BUILD_FILE
+
+
+def _parse(member: Member) -> tuple[str, Episode | EpisodeError | dict[str, Any]]:
+    if PurePosixPath(member.path).name == BUILD_FILE:
+        return member.path, parse_build(member.data, member.path)
+    try:
+        return member.path, parse_episode(io.BytesIO(member.data), member.path)
+    except EpisodeError as error:
+        return member.path, error
+
+
+def _game_of(path: str, archive: Path, default: str | None) -> str:
+    """The game of a member: from its folders or the inner archive, `default`, or the archive."""
+    folders = [folder.split(".")[0] for folder in PurePosixPath(path).parts[:-1]]
+    named = [folder for folder in folders if folder in GAMES]
+    game = named[-1] if named else default or archive.name.split(".")[0]
+    if game not in GAMES:
+        raise UsageError(f"{archive}: no folder of {path} is called like a game: give --env_name")
+    return game
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Whole or not at all; not synced, which would take 10 ms for each of 10,000s of files."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finish(archive: Path, games: set[str], strangers: list[str]) -> list[str]:
+    if strangers:
+        named = ", ".join(strangers[:_NAMED_STRANGERS])
+        more = ", ..." if len(strangers) > _NAMED_STRANGERS else ""
+        logger.warning(
+            "%s: skipped %d members that are no episodes: %s%s",
+            archive,
+            len(strangers),
+            named,
+            more,
+        )
+    if not games:
+        raise ToolkitError(f"{archive}: holds no episode")
+    return sorted(games)
