@@ -1,20 +1,20 @@
 """Reading a downloaded tar archive as a stream, trusting nothing in it.
 
 Members come one after the other, straight out of the decompressor: nothing is unpacked on the disk,
-and no more than one member is in memory. Archives inside the archive are read through in the same
-way: the released single-level data are one archive for all games.
+no more than one member is in memory, and its bytes are copied once. Archives inside the archive
+are read through in the same way: the released single-level data are one archive for all games.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
+import itertools
 import lzma
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from common.episode_formats import MAX_EPISODE_BYTES
 from common.errors import ToolkitError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz")
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _MAX_NAME_BYTES = 1 << 16  # of a long name or of extended attributes: tarfile reads them whole
 _XZ_MEMORY_BYTES = 256 * 2**20  # `xz -9` takes 65 MB
 _XZ, _GZIP, _ZIP = b"\xfd7zXZ\x00", b"\x1f\x8b", b"PK\x03\x04"
@@ -34,6 +34,9 @@ _EXTENSION_TYPES = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
+
+
+_Bytes: TypeAlias = "bytes | memoryview"
 
 
 class UnsafeArchiveError(ToolkitError):
@@ -70,9 +73,8 @@ def read_members(
     ToolkitError if the file cannot be read.
     """
     try:
-        with _CountedFile(archive, on_bytes) as raw:
-            yield from _members(_buffered(raw), archive, "", wanted)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        yield from _members(_read_chunks(archive, on_bytes), archive, "", wanted)
+    except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise DamagedArchiveError(f"{archive}: cut short or damaged ({error})") from error
     except (tarfile.TarError, ValueError) as error:
         raise DamagedArchiveError(f"{archive}: no tar archive, or damaged ({error})") from error
@@ -80,44 +82,35 @@ def read_members(
         raise ToolkitError(f"cannot read {archive}: {error.strerror or error}") from error
 
 
+def _read_chunks(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            on_bytes(len(chunk))
+            yield chunk
+
+
 def _members(
-    stream: io.BufferedReader, archive: Path, container: str, wanted: Callable[[str], bool]
+    chunks: Iterator[_Bytes], archive: Path, container: str, wanted: Callable[[str], bool]
 ) -> Iterator[Member]:
-    content = _decompressed(stream)
-    with _TarStream.open(fileobj=content, mode="r|", bufsize=_CHUNK_BYTES) as tar:
+    stream = _ForwardStream(_decompressed(chunks))
+    with _TarFile(fileobj=stream) as tar:  # type: ignore[arg-type]  # it needs no more of a file
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
             _require_safe(info, archive)
+            path = str(PurePosixPath(container) / info.name)
             if not info.isreg():
                 continue
-            path = str(PurePosixPath(container) / info.name)
-            file = tar.extractfile(info)
-            assert file is not None  # as it is for a regular file
             if not container and path.endswith(ARCHIVE_SUFFIXES):
-                yield from _members(_buffered(file), archive, path, wanted)
+                yield from _members(stream.pieces(info.size), archive, path, wanted)
             elif wanted(path):
-                yield Member(path, _read(file, info))
+                data = stream.read(info.size)
+                if len(data) != info.size:
+                    raise EOFError(f"{path} ends after {len(data)} of {info.size} bytes")
+                yield Member(path, data)
         if not tar.end_seen:
             raise EOFError("the mark of its end is missing")
-    while content.read(_CHUNK_BYTES):  # the checksums come last
+    for _ in stream.pieces(sys.maxsize):  # checksums come last
         pass
-
-
-def _buffered(file: Any) -> io.BufferedReader:
-    return io.BufferedReader(file, _CHUNK_BYTES)
-
-
-def _decompressed(stream: io.BufferedReader) -> io.BufferedReader:
-    magic = stream.peek(len(_XZ))
-    if magic.startswith(_XZ):
-        return _buffered(_XzStream(stream))
-    if magic.startswith(_GZIP):
-        return _buffered(gzip.GzipFile(fileobj=stream))
-    if magic.lstrip()[:1] == b"<":
-        raise tarfile.ReadError("it is a web page")
-    if magic.startswith(_ZIP):
-        raise tarfile.ReadError("it is a zip file")
-    return stream
 
 
 def _require_safe(info: tarfile.TarInfo, archive: Path) -> None:
@@ -136,16 +129,6 @@ def _require_safe(info: tarfile.TarInfo, archive: Path) -> None:
     raise UnsafeArchiveError(f"{archive} is refused: its member {name!r} {reason}")
 
 
-def _read(file: IO[bytes], info: tarfile.TarInfo) -> bytes:
-    """The contents; memory is taken as the bytes come, whatever the header claims."""
-    data = io.BytesIO()
-    while chunk := file.read(_CHUNK_BYTES):
-        data.write(chunk)
-    if data.tell() != info.size:
-        raise EOFError(f"{info.name} ends after {data.tell()} of {info.size} bytes")
-    return data.getvalue()
-
-
 class _TarInfo(tarfile.TarInfo):
     """A header whose extensions may not be large, and which notes the end of the archive."""
 
@@ -162,57 +145,93 @@ class _TarInfo(tarfile.TarInfo):
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            assert isinstance(tar, _TarStream)
+            assert isinstance(tar, _TarFile)
             tar.end_seen = True
             raise
 
 
-class _TarStream(tarfile.TarFile):
+class _TarFile(tarfile.TarFile):
     tarinfo = _TarInfo
     end_seen = False
 
 
-class _CountedFile(io.FileIO):
-    """A file that tells how many bytes were read from it."""
+class _ForwardStream:
+    """Bytes that are read forwards only, with what tarfile needs of a file."""
 
-    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
-        super().__init__(path)
-        self._on_bytes = on_bytes
+    def __init__(self, chunks: Iterator[_Bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        self._position = 0
 
-    def readinto(self, buffer: Any) -> int:
-        count = super().readinto(buffer)
-        self._on_bytes(count)
-        return count
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        for _ in self.pieces(position - self._position):
+            pass
+
+    def read(self, size: int) -> bytes:
+        return b"".join(self.pieces(size))
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """The next `size` bytes, or all that are left, without a copy.
+
+        Memory is taken as bytes come, so a header may claim what it likes.
+        """
+        while size > 0:
+            while not self._rest:  # a decompressor's pieces may be empty
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return
+                self._rest = memoryview(chunk)
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            self._position += len(piece)
+            size -= len(piece)
+            yield piece
 
 
-class _XzStream(io.RawIOBase):
-    """What an .xz file holds. Unlike `lzma.LZMAFile` it bounds the memory that a file asks for."""
+def _decompressed(chunks: Iterator[_Bytes]) -> Iterator[_Bytes]:
+    """What the chunks hold, in pieces of bounded size; as they are if not compressed."""
+    first = next(chunks, b"")
+    chunks = itertools.chain([first], chunks)
+    magic = bytes(first[: len(_XZ)])
+    if magic.startswith(_XZ):
+        return _unxz(chunks)
+    if magic.startswith(_GZIP):
+        return _gunzip(chunks)
+    if magic.lstrip().startswith(b"<"):
+        raise tarfile.ReadError("it is a web page")
+    if magic.startswith(_ZIP):
+        raise tarfile.ReadError("it is a zip file")
+    return chunks
 
-    def __init__(self, stream: io.BufferedReader) -> None:
-        self._stream = stream
-        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)
 
-    def readable(self) -> bool:
-        return True
+def _unxz(chunks: Iterator[_Bytes]) -> Iterator[bytes]:
+    # `lzma.LZMAFile` would let the file say how much memory is taken.
+    decoder = None
+    for chunk in chunks:
+        while chunk:
+            if decoder is None:
+                decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)
+            yield decoder.decompress(chunk, _CHUNK_BYTES)
+            while not decoder.needs_input and not decoder.eof:
+                yield decoder.decompress(b"", _CHUNK_BYTES)
+            chunk = b""
+            if decoder.eof:  # another stream may follow, behind padding of zeros
+                chunk, decoder = decoder.unused_data.lstrip(b"\0"), None
+    if decoder is not None:
+        raise EOFError("its compressed bytes end too early")
 
-    def readinto(self, buffer: Any) -> int:
-        while True:
-            compressed = b""
-            if (
-                self._decoder.eof
-            ):  # another stream may follow, as `xz` writes where files are joined
-                compressed = self._decoder.unused_data.lstrip(b"\0")
-                while not compressed:
-                    padding = self._stream.read1(_CHUNK_BYTES)
-                    if not padding:
-                        return 0
-                    compressed = padding.lstrip(b"\0")
-                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)
-            elif self._decoder.needs_input:
-                compressed = self._stream.read1(_CHUNK_BYTES)
-                if not compressed:
-                    raise EOFError("the compressed bytes end too early")
-            data = self._decoder.decompress(compressed, len(buffer))
-            if data:
-                buffer[: len(data)] = data
-                return len(data)
+
+def _gunzip(chunks: Iterator[_Bytes]) -> Iterator[bytes]:
+    decoder = None
+    for chunk in chunks:
+        while chunk:
+            if decoder is None:
+                decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)  # with gzip's header and checksum
+            yield decoder.decompress(chunk, _CHUNK_BYTES)
+            chunk = decoder.unconsumed_tail
+            if decoder.eof:  # another member may follow, behind padding of zeros
+                chunk, decoder = decoder.unused_data.lstrip(b"\0"), None
+    if decoder is not None:
+        raise EOFError("its compressed bytes end too early")
