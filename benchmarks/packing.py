@@ -39,6 +39,7 @@ FLAGS = (
     Flag("preset", int, 2, "Level of xz: 6, its own default, takes hours.", minimum=0, maximum=9),
     Flag("num_processes", int, 64, "Environments played together.", minimum=1),
     Flag("repeats", int, 1, "Measurements of each side; the median is shown.", minimum=1),
+    Flag("keep", bool, False, "Leave the store where it is, for benchmarks.beyond_memory."),
     Flag("seed", int, 88, "Random seed of levels and actions.", minimum=0),
 )
 _ROOT = Path(__file__).resolve().parents[1]
@@ -203,7 +204,10 @@ def _benchmark(argv: Sequence[str] | None) -> None:
     print(f"offline.pack       {rates[1]:,.0f} MB/s, {rates[1] / rates[0]:.0%} of it")
     print(f"largest memory     {max(m.memory for m in ours) / 1e9:.2f} GB")
     print(f"most disk          {disk / 1e9:.2f} GB, {disk / frames:.3f} of the frames")
-    shutil.rmtree(store)
+    if settings.keep:
+        print(f"store              {store}")
+    else:
+        shutil.rmtree(store)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,8 @@ import argparse
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from common.run_logger import CsvLog, RunFolder
 from common.seeding import derive_seed, restore_torch_random_state, torch_random_state
 from offline.agents import KIND
 from offline.agents.base import OfflineAgent
+from offline.data.ahead import read_ahead
 from offline.data.views import View, epoch_batches
 
 logger = logging.getLogger(__name__)
@@ -157,13 +159,13 @@ class Run:
             mininterval=0.5,
         )
         start = time.monotonic()
-        with bar:
-            for indices in self._remaining_batches():
-                metrics = self.agent.update(self.view.batch(indices))
+        with bar, closing(self._remaining_batches()) as batches:
+            for batch in batches:
+                metrics = self.agent.update(batch)
                 finite.note(metrics["loss"], progress.batch + 1)
                 progress.add(metrics)
                 progress.batch += 1
-                bar.update(len(indices))
+                bar.update(len(batch.actions))
                 if progress.batch % CHECK_EVERY == 0:
                     finite.demand(progress.epoch, self.rolling)
                 stopping = stop.signal_number is not None
@@ -188,14 +190,15 @@ class Run:
             what = "the weights are not finite after"
             raise _not_finite(what, progress.batch, progress.epoch, self.rolling)
 
-    def _remaining_batches(self) -> Iterator[Any]:
-        return epoch_batches(
+    def _remaining_batches(self) -> Generator[Any, None, None]:
+        orders = epoch_batches(
             len(self.view),
             self.settings.batch_size,
             derive_seed(self.settings.seed, "batches"),
             self.progress.epoch,
             self.progress.batch,
         )
+        return read_ahead(map(self.view.batch, orders), self.view.batches_ahead)
 
     def _raise_if(self, stop: StopRequest) -> None:
         if stop.signal_number is not None:

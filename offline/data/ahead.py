@@ -12,11 +12,14 @@ R = TypeVar("R")
 
 
 def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """The items in their order, made by a thread that is up to `depth` of them ahead.
+    """The items in their order, made by a thread that is up to `depth` of them ahead; 0 has none.
 
     An error in making one is raised where that item would have come. Closing the iterator, as a
     loop that ends early does, stops the thread after the item that it is making.
     """
+    if depth == 0:
+        yield from items
+        return
     iterator = iter(items)
     end = object()
 

@@ -6,12 +6,13 @@ of 12,288 bytes, and it is the same batch.
 
 from __future__ import annotations
 
+import mmap
 import os
 import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -26,17 +27,23 @@ GPU_MARGIN_SHARE = 0.1
 RAM_SHARE = 0.6
 _FRAME_BYTES = int(np.prod(FRAME_SHAPE))
 _CHUNK_ROWS = 4096
+# A row read through a map may bring this much into the process: Linux maps what the page cache has
+# of the 64 KB around a touched page, and a frame may lie on two such stretches.
+_MAPPED_BYTES = 2 * 65536
+_BATCHES_AHEAD = 2
 
 
 class Frames(Protocol):
     """The frames of a selection.
 
     `device` is where row numbers are wanted and gathered frames come out, `description` one line
-    that says where the frames are and why.
+    that says where the frames are and why. Batches are best made `batches_ahead` of use, by
+    another thread: 0 unless a gather may wait for a disk.
     """
 
     device: torch.device
     description: str
+    batches_ahead: int
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """Frames (n, 64, 64, 3) uint8 of rows (n,) int64, numbered as in the selection."""
@@ -44,6 +51,8 @@ class Frames(Protocol):
 
 class ResidentFrames:
     """All selected frames in one tensor, in RAM or on the GPU."""
+
+    batches_ahead = 0
 
     def __init__(self, frames: torch.Tensor, description: str, pin_memory: bool = False) -> None:
         self.device = frames.device
@@ -59,8 +68,10 @@ class ResidentFrames:
 class MappedFrames:
     """Frames left in the stores' files; the operating system keeps the recent ones in RAM.
 
-    With `read_all` the files are read ahead as a whole, once, in the background: for frames that
-    fit into memory, since a copy of them would cost seconds at every start and the memory twice.
+    At most `budget` bytes of them belong to this process at a time; the page cache, which the
+    system takes back where memory is short, may hold more. Without a budget the files are read
+    ahead as a whole, once, in the background: for frames that fit into memory, since a copy of
+    them would cost seconds at every start and the memory twice.
     """
 
     def __init__(
@@ -68,9 +79,11 @@ class MappedFrames:
         selection: Selection,
         description: str,
         pin_memory: bool = False,
-        read_all: bool = False,
+        budget: float | None = None,
     ) -> None:
-        self._read_all = read_all
+        self._budget = budget
+        self._mapped = 0
+        self.batches_ahead = 0 if budget is None else _BATCHES_AHEAD
         self.device = torch.device("cpu")
         self.description = description
         self._pin_memory = pin_memory
@@ -80,7 +93,8 @@ class MappedFrames:
         self._run_shift = ends - self._run_ends  # from the selection's numbering to the store's
         self._run_store = store_of
         self._files = [_open_frames(self, store) for store in selection.stores]
-        if read_all:
+        self._maps = [_mapping(store.frames) for store in selection.stores]
+        if budget is None:
             for store, start, end in selection.runs():
                 self._announce(store, np.arange(start, end))
 
@@ -89,7 +103,8 @@ class MappedFrames:
         run = np.searchsorted(self._run_ends, numbers, side="right")
         store_rows = torch.from_numpy(numbers + self._run_shift[run])
         stores = self._run_store[run]
-        if not self._read_all:
+        if self._budget is not None:
+            self._keep_within(self._budget, len(rows))
             for store in np.unique(stores):
                 self._announce(store, store_rows.numpy()[stores == store])
         if stores.size and (stores == stores[0]).all():
@@ -99,6 +114,14 @@ class MappedFrames:
             here = torch.from_numpy(np.flatnonzero(stores == store))
             gathered.index_copy_(0, here, self._frames[store].index_select(0, store_rows[here]))
         return gathered.pin_memory() if self._pin_memory else gathered
+
+    def _keep_within(self, budget: float, rows: int) -> None:
+        """Hand back the mapped pages before `rows` more could be too many."""
+        self._mapped += rows * _MAPPED_BYTES
+        if self._mapped > budget:
+            for frames in self._maps:
+                frames.madvise(mmap.MADV_DONTNEED)
+            self._mapped = rows * _MAPPED_BYTES
 
     def _announce(self, store: int, rows: np.ndarray) -> None:
         """Let the kernel fetch all rows at once: page fault by page fault takes 8 times as long."""
@@ -118,6 +141,14 @@ def _open_frames(owner: object, store: PackedStore) -> tuple[int, int]:
     descriptor = os.open(store.path / "frames.npy", os.O_RDONLY)
     weakref.finalize(owner, os.close, descriptor)
     return descriptor, os.fstat(descriptor).st_size - store.frames.nbytes
+
+
+def _mapping(frames: np.ndarray) -> mmap.mmap:
+    """The memory map that an array shows."""
+    base: Any = frames
+    while not isinstance(base, mmap.mmap):
+        base = base.base
+    return base
 
 
 def _as_tensor(frames: np.ndarray) -> torch.Tensor:
@@ -173,7 +204,7 @@ def place_frames(
             reasons.append(f"the budget is {budget / 1e9:.1f} GB")
             description = f"{what} in RAM ({'; '.join(reasons)})"
             if data_device == "auto" and not on_gpu:
-                return MappedFrames(selection, description, read_all=True)
+                return MappedFrames(selection, description)
             return _load(selection, torch.device("cpu"), description, pin_memory=on_gpu)
         reasons.append(f"the RAM budget is {budget / 1e9:.1f} GB")
     if data_device == "ram":
@@ -182,7 +213,7 @@ def place_frames(
         )
     reasons = reasons or ["as asked"]
     description = f"{what} read from disk as needed ({'; '.join(reasons)})"
-    return MappedFrames(selection, description, pin_memory=on_gpu)
+    return MappedFrames(selection, description, pin_memory=on_gpu, budget=budget)
 
 
 def _load(

@@ -39,7 +39,9 @@ class WindowBatch(NamedTuple):
 
 
 class View(Protocol):
-    """What the training loop knows of a view."""
+    """What the training loop knows of a view; `batches_ahead` as its frames have it."""
+
+    batches_ahead: int
 
     def __len__(self) -> int: ...
 
@@ -59,6 +61,7 @@ class TransitionView:
         device: torch.device,
         next_observations: bool = True,
     ) -> None:
+        self.batches_ahead = frames.batches_ahead
         self._frames = frames
         self._device = device
         self._next_observations = next_observations
@@ -106,6 +109,7 @@ class WindowView:
     ) -> None:
         if context_length < 1:
             raise ValueError(f"context_length {context_length}: expected at least 1")
+        self.batches_ahead = frames.batches_ahead
         self._frames = frames
         self._device = device
         self._context_length = context_length

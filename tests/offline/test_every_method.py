@@ -95,6 +95,8 @@ class Eventful:
         self.event = event
         self.made = 0
 
+    batches_ahead = 0
+
     def __len__(self) -> int:
         return len(self.view)
 

@@ -55,6 +55,8 @@ class EventfulView:
         self.signal_number = signal_number
         self.made = 0
 
+    batches_ahead = 0
+
     def __len__(self) -> int:
         return len(self.view)
 

@@ -46,6 +46,8 @@ class RecordingView:
         self.view = view
         self.batches: list[list[int]] = []
 
+    batches_ahead = 0
+
     def __len__(self) -> int:
         return len(self.view)
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from common.episodes import Episode
-from common.errors import UsageError
 from offline.data.packing import open_game
-from offline.data.placement import DataDevice, Frames, available_memory, place_frames
+from offline.data.placement import DataDevice, Frames, place_frames
 from offline.data.store import PackedStore, Selection, select_episodes
 from offline.data.views import TransitionView, ViewKind, WindowView, epoch_batches, make_view
 from tests.data_fixtures import make_episode, write_game
@@ -194,58 +193,3 @@ def test_batches_are_the_same_wherever_the_frames_live(
                 assert mine is theirs
             else:
                 assert torch.equal(mine, theirs)
-
-
-# Placement
-
-
-@pytest.mark.parametrize("place", ["ram", "mmap"])
-def test_part_of_the_data_is_gathered_by_its_own_rows(
-    stores: list[PackedStore], place: DataDevice
-) -> None:
-    part = select_episodes(stores, levels=[1])  # episodes 1, 3 and 5: 5 + 3 + 3 rows
-    frames = place_frames(part, CPU, place)
-    pixels = frames.gather(torch.tensor([10, 0, 5, 7, 4, 8]))[:, 0, 0, [0, 2]]
-    assert pixels.tolist() == [[5, 2], [1, 0], [3, 0], [3, 2], [1, 4], [5, 0]]
-
-
-def test_frames_within_the_budget_go_to_ram(selection: Selection) -> None:
-    frames = place_frames(selection, CPU, memory_budget_gb=1.0)
-    assert "in RAM (the budget is 1.0 GB)" in frames.description
-
-
-def test_frames_beyond_the_budget_stay_on_disk(selection: Selection) -> None:
-    frames = place_frames(selection, CPU, memory_budget_gb=0.0)
-    assert "read from disk as needed (the RAM budget is 0.0 GB)" in frames.description
-
-
-def test_a_place_that_cannot_hold_the_frames_is_refused(selection: Selection) -> None:
-    with pytest.raises(UsageError, match="data_device ram"):
-        place_frames(selection, CPU, "ram", memory_budget_gb=0.0)
-    with pytest.raises(UsageError, match="data_device cuda"):
-        place_frames(selection, CPU, "cuda")
-    with pytest.raises(UsageError, match="choose one of auto, cuda, ram, mmap"):
-        place_frames(selection, CPU, "disk")  # type: ignore[arg-type]
-
-
-def test_available_memory_is_within_that_of_the_machine() -> None:
-    machine = Path("/proc/meminfo").read_text().split()
-    assert 0 < available_memory() <= int(machine[machine.index("MemTotal:") + 1]) * 1024
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("place", ["cuda", "ram", "mmap"])
-def test_batches_reach_the_gpu_from_everywhere(selection: Selection, place: DataDevice) -> None:
-    cuda = torch.device("cuda")
-    on_gpu = place_frames(selection, cuda, place)
-    here = place_frames(selection, CPU, "ram")
-    indices = np.array([12, 0, 4, 7])
-    for kind in KINDS[1:]:
-        theirs = make_view(kind, selection, on_gpu, 3, cuda).batch(indices)
-        mine = make_view(kind, selection, here, 3, CPU).batch(indices)
-        for a, b in zip(mine, theirs, strict=True):
-            assert a is not None
-            assert b is not None
-            assert b.device.type == "cuda"
-            assert torch.equal(a, b.cpu())

@@ -1,0 +1,113 @@
+"""Train from a store ten times larger than the memory for it: python -m benchmarks.beyond_memory
+
+Runs the real training command twice on the same data: with the frames in RAM, and with a memory
+budget of a tenth of them, which leaves them on the disk. Prints the speed of both and the largest
+resident memory of each process. `python -m benchmarks.packing --keep True` leaves a store to use.
+The store is read once before, so that the page cache is as warm as the machine's memory allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import ToolkitError, UsageError
+from common.flags import Flag, parse_flags, run_command
+from common.games import GAMES
+
+logger = logging.getLogger(__name__)
+
+FLAGS = (
+    Flag("dataset", str, "", "Dataset folder with a packed store of the game."),
+    Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES),
+    Flag("batches", int, 2000, "Gradient steps of each run.", minimum=1),
+    Flag("batch_size", int, 256, "Transitions per batch.", minimum=1),
+    Flag("repeats", int, 1, "Runs of each side, in turn; medians are shown.", minimum=1),
+    Flag("algo", str, "bc", "Offline method.", choices=("bc", "bcq", "cql", "iql")),
+)
+_ROOT = Path(__file__).resolve().parents[1]
+_READ_BYTES = 1 << 24
+
+
+class Measurement(NamedTuple):
+    """Speed of one run, its largest resident memory in bytes, and where it said its frames are."""
+
+    batches_per_second: float
+    memory: float
+    placement: str
+
+
+def _train(settings: argparse.Namespace, folder: Path, flags: Sequence[str]) -> Measurement:
+    """Train for one epoch of `batches` batches and read what the run folder says."""
+    command = [
+        *(sys.executable, "-m", "offline.train_offline_agent", f"--algo={settings.algo}"),
+        *(f"--env_name={settings.env_name}", f"--dataset={settings.dataset}", "--no_cuda=True"),
+        *(f"--batch_size={settings.batch_size}", "--epochs=1", "--num_eval_episodes=1"),
+        *(f"--save_path={folder}", "--xpid=run", "--num_final_episodes=0", "--skip_bad_episodes"),
+        f"--dataset_size={settings.batches * settings.batch_size}",
+        *flags,
+    ]
+    process = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    log = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise ToolkitError(f"training failed: {log.strip().splitlines()[-1]}")
+    with open(folder / settings.env_name / "run" / "logs.csv", newline="") as file:
+        row = next(csv.DictReader(file))
+    (placement,) = [line.split("; ", 1)[1] for line in log.splitlines() if line[:6] == "data: "]
+    rate = float(row["samples_per_second"]) / settings.batch_size
+    return Measurement(rate, usage.ru_maxrss * 1024, placement)
+
+
+def _benchmark(argv: Sequence[str] | None) -> None:
+    settings = parse_flags(FLAGS, argv, __doc__ or "")
+    frames = Path(settings.dataset) / settings.env_name / "packed" / "frames.npy"
+    if not settings.dataset or not frames.is_file():
+        raise UsageError(f"--dataset {settings.dataset}: no packed store of {settings.env_name}")
+    settings.dataset = str(Path(settings.dataset).resolve())
+    size = frames.stat().st_size
+    with open(frames, "rb", buffering=0) as file:
+        while file.read(_READ_BYTES):
+            pass
+    sides = {
+        "in memory": ["--data_device=ram", f"--memory_budget_gb={1.01 * size / 1e9:.6f}"],
+        "a tenth of it": ["--data_device=auto", f"--memory_budget_gb={0.1 * size / 1e9:.6f}"],
+    }
+    measured: dict[str, list[Measurement]] = {name: [] for name in sides}
+    for _ in range(settings.repeats):
+        for name, flags in sides.items():
+            with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+                measured[name].append(_train(settings, Path(folder), flags))
+            logger.info("%s: %.2f batches/s", name, measured[name][-1].batches_per_second)
+    print(f"store: {size / 1e9:.2f} GB of frames; {settings.batches:,} batches of")
+    print(f"{settings.batch_size} transitions, {settings.algo}, budget {0.1 * size / 1e9:.2f} GB")
+    rates = {
+        name: statistics.median(m.batches_per_second for m in runs)
+        for name, runs in measured.items()
+    }
+    for name, runs in measured.items():
+        memory = max(run.memory for run in runs) / 1e9
+        print(
+            f"{name:14} {rates[name]:7.2f} batches/s, {rates[name] / rates['in memory']:4.0%}, "
+            f"resident at most {memory:.2f} GB; {runs[0].placement}"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit code is 0 done, 1 failed, 2 bad arguments."""
+    return run_command(_benchmark, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
