@@ -27,7 +27,7 @@ import numpy as np
 
 from common.errors import ToolkitError
 from common.flags import Flag, parse_flags, run_command
-from common.games import FRAME_SHAPE, GAMES
+from common.games import FRAME_BYTES, GAMES
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ FLAGS = (
     Flag("seed", int, 88, "Random seed of levels and actions.", minimum=0),
 )
 _ROOT = Path(__file__).resolve().parents[1]
-_FRAME_BYTES = int(np.prod(FRAME_SHAPE))
 _TIMESTAMP = "20230329T092246"
 
 
@@ -194,7 +193,7 @@ def _benchmark(argv: Sequence[str] | None) -> None:
         logger.info("xz %.1f s, packing %.1f s", plain[-1].seconds, ours[-1].seconds)
     rates = [size / 1e6 / statistics.median(m.seconds for m in side) for side in (plain, ours)]
     rows = np.load(store / settings.env_name / "packed" / "actions.npy", mmap_mode="r").size
-    frames = rows * _FRAME_BYTES
+    frames = rows * FRAME_BYTES
     disk = max(m.disk for m in ours)
     print(
         f"archive            {archive.stat().st_size / 1e6:,.0f} MB, {size / 1e9:.2f} GB unpacked"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from typing import NamedTuple
 
 import torch
 
-from common.envs import frame_fingerprint, procgen_build
 from common.seeding import derive_seed
 from offline.data.built_in import built_in_dataset
 from offline.data.packing import open_game
 from offline.data.placement import place_frames
+from offline.data.provenance import drawn_as_installed, drawn_differently
 from offline.data.store import DatasetSummary, PackedStore, Selection, describe, select_episodes
 from offline.data.views import TransitionView, ViewKind, WindowView, make_view
 
@@ -47,7 +46,9 @@ def open_stores(settings: argparse.Namespace) -> list[PackedStore]:
         for folder in folders
     ]
     for store in stores:
-        _warn_if_drawn_differently(store, settings.env_name, settings.distribution_mode)
+        if drawn_as_installed(store, settings.env_name, settings.distribution_mode) is False:
+            build = (store.manifest["procgen"] or {}).get("build")
+            logger.warning("%s", drawn_differently(str(store.path), settings.env_name, build))
     return stores
 
 
@@ -88,19 +89,3 @@ def load_data(settings: argparse.Namespace, kind: ViewKind, device: torch.device
     return LoadedData(
         view, summary, [str(store.path) for store in selection.stores], frames.description
     )
-
-
-def _warn_if_drawn_differently(store: PackedStore, env_name: str, mode: str) -> None:
-    """Builds of Procgen differ in pixels; an agent then sees other frames than it learnt from."""
-    made_by = store.manifest["procgen"] or {}
-    # The same package draws the same frames; only another one is worth starting Procgen for.
-    if made_by.get("build") == procgen_build() or not made_by.get("fingerprint"):
-        return
-    if made_by["fingerprint"] != frame_fingerprint(env_name, mode):
-        logger.warning(
-            "%s was made by a Procgen build that draws %s differently from the one installed here "
-            "(%s): returns at evaluation may be lower than the data deserve",
-            store.path,
-            env_name,
-            json.dumps(made_by.get("build", {})),
-        )

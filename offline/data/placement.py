@@ -18,14 +18,13 @@ import numpy as np
 import torch
 
 from common.errors import ToolkitError, UsageError
-from common.games import FRAME_SHAPE
+from common.games import FRAME_BYTES, FRAME_SHAPE
 from offline.data.store import PackedStore, Selection, damaged
 
 DataDevice = Literal["auto", "cuda", "ram", "mmap"]
 GPU_MARGIN_BYTES = 4e9
 GPU_MARGIN_SHARE = 0.1
 RAM_SHARE = 0.6
-_FRAME_BYTES = int(np.prod(FRAME_SHAPE))
 _CHUNK_ROWS = 4096
 # A row read through a map may bring this much into the process: Linux maps what the page cache has
 # of the 64 KB around a touched page, and a frame may lie on two such stretches.
@@ -132,7 +131,7 @@ class MappedFrames:
         heads = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         counts = np.diff(heads, append=len(rows))
         for first, count in zip(rows[heads].tolist(), counts.tolist(), strict=True):
-            start, size = offset + first * _FRAME_BYTES, count * _FRAME_BYTES
+            start, size = offset + first * FRAME_BYTES, count * FRAME_BYTES
             os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
@@ -185,7 +184,7 @@ def place_frames(
         raise UsageError(f"data_device {data_device!r}: choose one of {choices}")
     if memory_budget_gb is not None and memory_budget_gb < 0:
         raise UsageError(f"memory_budget_gb {memory_budget_gb}: expected 0 or more")
-    size = selection.num_rows * _FRAME_BYTES
+    size = selection.num_rows * FRAME_BYTES
     on_gpu = device.type == "cuda"
     what = f"{size / 1e9:.1f} GB of frames"
     reasons = []
@@ -253,7 +252,7 @@ def _read_frames(store: PackedStore, first: int, chunk: np.ndarray) -> None:
     try:
         with open(path, "rb", buffering=0) as file:
             header = os.fstat(file.fileno()).st_size - store.frames.nbytes
-            file.seek(header + first * _FRAME_BYTES)
+            file.seek(header + first * FRAME_BYTES)
             if file.readinto(chunk.data.cast("B")) != chunk.nbytes:
                 raise damaged(store.path, f"{path.name} is shorter than it was")
     except OSError as error:

@@ -74,7 +74,7 @@ def evaluation_figure(
         raise ValueError("a figure needs the results of at least one method")
     lowest, highest = score_range(env_name, distribution_mode)
     methods = sorted(rows, key=lambda method: method != behaviour_policy)
-    with _figure(width=max(5.2, 2.2 + 1.35 * len(methods)), height=3.7) as figure:
+    with new_figure(width=max(5.2, 2.2 + 1.35 * len(methods)), height=3.7) as figure:
         axes = figure.add_subplot()
         _draw_bars(axes, [rows[method] for method in methods])
         axes.set_xlim(-0.6, len(methods) - 0.4)
@@ -102,7 +102,7 @@ def evaluation_figure(
             loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, borderpad=0.2, columnspacing=1.2
         )
         figure.supxlabel(_note(rows), x=0.99, ha="right", fontsize=7, color=_FAINT)
-        return _save(figure, Path(path))
+        return save_figure(figure, Path(path))
 
 
 def learning_curve_figure(logs_csv: str | Path, title: str, path: str | Path) -> list[Path]:
@@ -112,7 +112,7 @@ def learning_curve_figure(logs_csv: str | Path, title: str, path: str | Path) ->
     Raises ToolkitError if the log is missing, lacks a column or has no row.
     """
     logs = _read_logs(Path(logs_csv))
-    with _figure(width=7.2, height=2.9) as figure:
+    with new_figure(width=7.2, height=2.9) as figure:
         loss_axes, return_axes = figure.subplots(1, 2)
         loss_axes.plot(logs["epoch"], logs["train_loss"], color=_INK, marker="o", **_LINE)
         loss_axes.set_ylabel("training loss")
@@ -132,7 +132,7 @@ def learning_curve_figure(logs_csv: str | Path, title: str, path: str | Path) ->
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-        return _save(figure, Path(path))
+        return save_figure(figure, Path(path))
 
 
 def _draw_bars(axes: Axes, groups: list[Mapping[str, SplitSummary]]) -> None:
@@ -212,7 +212,7 @@ def _read_logs(path: Path) -> dict[str, list[float]]:
 
 
 @contextlib.contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def new_figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of `width` x `height` inches, drawn and saved in this module's style."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -221,7 +221,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
+def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write PNG and SVG beside each other, each complete or not at all."""
     stem = path.with_suffix("") if path.suffix in {".png", ".svg"} else path
     written = []
