@@ -16,6 +16,7 @@ sizes they claim are checked.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -139,7 +140,7 @@ def read_episode(path: str | Path) -> Episode:
 def parse_episode(file: BinaryIO, path: str | Path) -> Episode:
     """The episode in an open, seekable file that is called `path`; errors as of `read_episode`."""
     try:
-        return _checked(read_arrays(file), parse_name(path))
+        return checked_episode(read_arrays(file), parse_name(path))
     except PickleRefusedError as error:
         raise EpisodeError(f"{path}: refused pickle: it holds {_printable(error)}") from error
     except MalformedError as error:
@@ -151,7 +152,12 @@ def _printable(error: ValueError) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(error)[:300])
 
 
-def _checked(arrays: Mapping[str, np.ndarray], name: EpisodeName | None) -> Episode:
+def checked_episode(arrays: Mapping[str, np.ndarray], name: EpisodeName | None) -> Episode:
+    """The episode that the four arrays of a file hold and its name tells.
+
+    Raises MalformedError if they disagree with each other or with the name, or hold values that an
+    episode cannot have.
+    """
     require_frames(arrays["observations"].shape, arrays["actions"].shape)
     length = len(arrays["actions"])
     if name is not None and name.length != length:
@@ -219,16 +225,17 @@ def write_episode(folder: Path, episode: Episode, index: int, timestamp: str) ->
     name = format_name(timestamp, index, episode.length, episode.level_seed, episode.episode_return)
     path = Path(folder) / f"{name}.npz"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    contents = io.BytesIO()  # not the file: on a full disk NumPy leaves a zip file that complains
+    np.savez_compressed(
+        contents,
+        observations=episode.observations.transpose(0, 3, 1, 2).astype(np.uint8),
+        actions=episode.actions.astype(np.int64)[:, None],
+        rewards=episode.rewards.astype(np.float32)[:, None],
+        dones=episode.dones.astype(bool)[:, None],
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                observations=episode.observations.transpose(0, 3, 1, 2).astype(np.uint8),
-                actions=episode.actions.astype(np.int64)[:, None],
-                rewards=episode.rewards.astype(np.float32)[:, None],
-                dones=episode.dones.astype(bool)[:, None],
-            )
+        temporary.write_bytes(contents.getbuffer())
         os.replace(temporary, path)
     except OSError as error:
         raise ToolkitError(f"cannot write {path}: {error.strerror or error}") from error

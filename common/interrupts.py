@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import ToolkitError
+
+T = TypeVar("T")
 
 
 class Stopped(ToolkitError):
@@ -41,6 +44,17 @@ class StopRequest:
         traceback: TracebackType | None,
     ) -> None:
         self._restore()
+
+    def watch(self, items: Iterable[T], message: str) -> Iterator[T]:
+        """The items; raises Stopped with `message` before the next one once a signal has arrived.
+
+        For work by several threads: KeyboardInterrupt may strike while a thread is being started,
+        which then goes on alone.
+        """
+        for item in items:
+            if self.signal_number is not None:
+                raise Stopped(message, self.signal_number)
+            yield item
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number

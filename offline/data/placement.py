@@ -232,7 +232,7 @@ def _load(
     for store, first, end in _chunks(selection):
         count = end - first
         chunk = memory[:count] if on_gpu else memory[row : row + count]
-        _read_frames(store, first, chunk)
+        read_frames(store, first, chunk)
         if frames is not None:
             frames[row : row + count].copy_(torch.from_numpy(chunk))
         row += count
@@ -246,7 +246,7 @@ def _chunks(selection: Selection) -> Iterator[tuple[PackedStore, int, int]]:
             yield selection.stores[store], first, min(first + _CHUNK_ROWS, end)
 
 
-def _read_frames(store: PackedStore, first: int, chunk: np.ndarray) -> None:
+def read_frames(store: PackedStore, first: int, chunk: np.ndarray) -> None:
     """Fill `chunk` (n, 64, 64, 3) with the store's rows from `first` on."""
     path = store.path / "frames.npy"
     try:

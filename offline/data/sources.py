@@ -10,9 +10,11 @@ from tqdm import tqdm
 from common.episodes import list_episode_files
 from common.errors import UsageError
 from common.games import GAMES
+from offline.data.minari_format import DATA_FILE, inspect_minari, is_minari, read_minari
 from offline.data.packing import PACKED_FOLDER, pack_folder
 from offline.data.store import PackedStore
-from offline.data.unpacking import pack_archive
+from offline.data.unpacking import is_packed, pack_archive
+from offline.data.writing import StoreWriter, cannot_pack, lock_store
 
 
 def pack_source(
@@ -26,6 +28,9 @@ def pack_source(
     """
     if source.is_file():
         yield from _pack_archive(source, dataset_dir, game, skip_bad_episodes)
+        return
+    if is_minari(source):
+        yield _pack_minari(source, dataset_dir, game)
         return
     folders = {name: source / name for name in GAMES if _has_episodes(source / name)}
     if _has_episodes(source):
@@ -62,6 +67,29 @@ def _pack_archive(
         )
     for name in games:
         yield PackedStore.open(dataset_dir / name / PACKED_FOLDER)
+
+
+def _pack_minari(source: Path, dataset_dir: Path, game: str | None) -> PackedStore:
+    facts = inspect_minari(source)
+    name = game or facts.env_name
+    if name is None:
+        raise UsageError(f"{source} does not tell its game: give --env_name")
+    packed = dataset_dir / name / PACKED_FOLDER
+    status = (facts.data / DATA_FILE).stat()
+    identity = f"{source.resolve().name} {status.st_size} {status.st_mtime_ns}"
+    try:
+        with lock_store(packed):
+            if not is_packed(dataset_dir, name, identity):
+                with StoreWriter(packed, name) as writer:
+                    episodes = read_minari(source)
+                    for source_name, episode in tqdm(
+                        episodes, f"packing {name}", facts.episodes, unit="episode"
+                    ):
+                        writer.append(episode, source_name)
+                    writer.commit(identity, facts.procgen)
+    except OSError as error:
+        raise cannot_pack(source, packed, error) from error
+    return PackedStore.open(packed)
 
 
 def _has_episodes(folder: Path) -> bool:
