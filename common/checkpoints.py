@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import pickle
 import struct
 import zipfile
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from common.errors import ToolkitError
+from common.files import write_atomically
 
 FORMAT_VERSION = 1
 
@@ -32,25 +31,6 @@ _READ_ERRORS = (
     struct.error,
     zipfile.BadZipFile,
 )
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Replace `path` by `data`: a reader, a crash or a full disk finds old or new, never half.
-
-    Raises ToolkitError naming the file if it cannot be written; the previous file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ToolkitError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def save(path: Path, kind: str, contents: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.checkpoints import write_atomically
 from common.envs import JoinedVectorEnv, ProcgenVectorEnv, level_splits
+from common.files import write_atomically
 from common.rollout import EpisodeResult, Policy, fair_shares, rollout
 from common.seeding import derive_seed
 

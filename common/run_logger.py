@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import write_atomically
 from common.errors import ToolkitError
+from common.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,13 @@ class CsvLog:
             return []
         with open(self.path, encoding="utf-8", newline="") as file:
             return next(csv.reader(file), [])
+
+    def rows(self) -> list[dict[str, str]]:
+        """Every row, as text by column."""
+        if not self.path.exists():
+            return []
+        with open(self.path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
 
     def keep_rows(self, count: int) -> None:
         """Drop every row after the first `count`: an interrupted run will write them again."""

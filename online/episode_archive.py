@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoints import write_atomically
 from common.envs import frame_fingerprint, procgen_build
 from common.episodes import EpisodeRecorder, list_episode_files, parse_name, write_episode
 from common.errors import UsageError
+from common.files import write_atomically
 
 
 class EpisodeArchive:

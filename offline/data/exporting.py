@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoints import write_atomically
 from common.episodes import Episode, format_name, parse_name, write_episode
 from common.errors import ToolkitError, UsageError
+from common.files import write_atomically
 from common.games import FRAME_SHAPE
 from offline.data.ahead import map_ahead
 from offline.data.packing import BUILD_FILE

@@ -17,6 +17,7 @@ from torch import nn
 
 from common import checkpoints
 from common.errors import ToolkitError
+from common.files import write_atomically
 from tests.command_runs import ROOT
 
 CONTENTS: dict[str, Any] = {
@@ -88,13 +89,13 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_rest(tmp_path: Path) 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ToolkitError, match=r"cannot write .*/file/model.pt: (Not a d|File ex)"):
-        checkpoints.write_atomically(tmp_path / "file" / "model.pt", b"x")
+        write_atomically(tmp_path / "file" / "model.pt", b"x")
 
 
 def test_a_replacement_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "model.pt").mkdir()
     with pytest.raises(ToolkitError, match="cannot write"):
-        checkpoints.write_atomically(tmp_path / "model.pt", b"x")
+        write_atomically(tmp_path / "model.pt", b"x")
     assert os.listdir(tmp_path) == ["model.pt"]
 
 

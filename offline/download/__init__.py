@@ -1,0 +1,1 @@
+"""Fetching the released datasets: addresses, resumable transfers, and what is there already."""
