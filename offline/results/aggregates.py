@@ -1,0 +1,142 @@
+"""Many games and seeds as one number, and how sure it is.
+
+The aggregates of Agarwal et al. 2021 ("Deep reinforcement learning at the edge of the statistical
+precipice"). Scores come as one array (seeds,) per game; games may have different numbers of seeds.
+
+An interval says what other seeds would have given on the same games. It is the 95% percentile
+interval of a bootstrap that draws seeds anew within each game, widened about the estimate: drawing
+from n seeds understates their spread by sqrt((n - 1) / n), and of few seeds not even the spread is
+known, which Student's t accounts for (Hesterberg 2015, "What teachers should know about the
+bootstrap"). In simulations the plain interval held the truth in 85 to 88% of cases for 16 games
+with 3 seeds and in 76% for one game with 3; widened it does in 92 to 95%.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = Sequence[NDArray[np.float64]]  # by game: (seeds,), or (draws, seeds) of the bootstrap
+Statistic = Callable[[Scores], NDArray[np.float64]]  # () of scores (seeds,), (draws,) of draws
+
+CONFIDENCE = 0.95
+DRAWS = 10_000
+_Z = 1.959964  # the 97.5% quantile of the normal distribution
+_STUDENT_T = (12.706, 4.303, 3.182, 2.776)  # and of Student's with 1 to 4 degrees of freedom
+_TRIMMED = 0.25  # of the runs, at either end
+
+
+class Estimate(NamedTuple):
+    """A number and its 95% interval; None for both ends where one seed leaves nothing to draw."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Aggregates(NamedTuple):
+    """What is told of the normalised scores of one method on one split."""
+
+    iqm: Estimate
+    median: Estimate
+    mean: Estimate
+    optimality_gap: Estimate
+
+
+def iqm(scores: Scores) -> NDArray[np.float64]:
+    """Interquartile mean: that of the middle half of all runs of all games."""
+    runs = np.sort(np.concatenate(scores, axis=-1), axis=-1)
+    cut = int(_TRIMMED * runs.shape[-1])
+    middle: NDArray[np.float64] = runs[..., cut : runs.shape[-1] - cut].mean(-1)
+    return middle
+
+
+def median(scores: Scores) -> NDArray[np.float64]:
+    """Median over games of the mean over seeds."""
+    return np.asarray(np.median([game.mean(-1) for game in scores], axis=0))
+
+
+def mean(scores: Scores) -> NDArray[np.float64]:
+    """Mean over all runs of all games."""
+    return np.asarray(np.concatenate(scores, axis=-1).mean(-1))
+
+
+def optimality_gap(scores: Scores) -> NDArray[np.float64]:
+    """How much is missing to a score of 1, on average over all runs; more than 1 counts as 1."""
+    return np.asarray(np.maximum(1.0 - np.concatenate(scores, axis=-1), 0.0).mean(-1))
+
+
+def estimate(statistic: Statistic, scores: Scores, generator: np.random.Generator) -> Estimate:
+    """The statistic with its interval. Raises ValueError without games or with an empty one."""
+    if not scores or any(game.size == 0 for game in scores):
+        raise ValueError("an aggregate needs games with at least one run each")
+    value = float(statistic(scores))
+    if any(game.size == 1 for game in scores):
+        return Estimate(value)
+    drawn = [game[generator.integers(game.size, size=(DRAWS, game.size))] for game in scores]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(statistic(drawn), [tail, 1 - tail])
+    wider = widening(sum(game.size for game in scores), len(scores))
+    return Estimate(value, value + wider * (low - value), value + wider * (high - value))
+
+
+def widening(runs: int, games: int) -> float:
+    """What a bootstrap interval falls short by: sqrt(n / (n - 1)) for n seeds, times t / z.
+
+    t has a degree of freedom per run and loses one per game. From the fifth on it is taken from its
+    expansion in their inverse (Abramowitz and Stegun 1964, 26.7.5), to 0.2%.
+    """
+    freedom = runs - games
+    if freedom <= len(_STUDENT_T):
+        t = _STUDENT_T[freedom - 1]
+    else:
+        first = (_Z**3 + _Z) / 4
+        second = (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96
+        third = (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384
+        t = _Z + first / freedom + second / freedom**2 + third / freedom**3
+    return math.sqrt(runs / freedom) * t / _Z
+
+
+def aggregates(scores: Scores, generator: np.random.Generator) -> Aggregates:
+    """All four of normalised `scores`."""
+    statistics = (iqm, median, mean, optimality_gap)
+    return Aggregates(*(estimate(statistic, scores, generator) for statistic in statistics))
+
+
+def iqm_difference(a: Scores, b: Scores, generator: np.random.Generator) -> Estimate:
+    """IQM of `a` minus that of `b`; their seeds are independent of each other."""
+    return estimate(
+        lambda scores: iqm(scores[: len(a)]) - iqm(scores[len(a) :]), [*a, *b], generator
+    )
+
+
+def iqm_above(scores: Scores, bar: float, generator: np.random.Generator) -> Estimate:
+    """IQM minus a number that is taken as certain."""
+    return estimate(lambda drawn: iqm(drawn) - bar, scores, generator)
+
+
+def probability_of_improvement(a: Scores, b: Scores, generator: np.random.Generator) -> Estimate:
+    """How likely a run of A beats a run of B, averaged over the games; a tie counts half.
+
+    Per game this is the Mann-Whitney statistic over all pairs of seeds. Raises ValueError if A and
+    B have different numbers of games.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"A has {len(a)} games and B {len(b)}: compare on common ones")
+
+    def beats(scores: Scores) -> NDArray[np.float64]:
+        games = zip(scores[: len(a)], scores[len(a) :], strict=True)
+        by_game = [
+            (np.sign(mine[..., :, None] - theirs[..., None, :]).mean((-2, -1)) + 1) / 2
+            for mine, theirs in games
+        ]
+        return np.asarray(np.mean(by_game, axis=0))
+
+    value, low, high = estimate(beats, [*a, *b], generator)
+    if low is None or high is None:
+        return Estimate(value)
+    return Estimate(value, max(low, 0.0), min(high, 1.0))

@@ -1,0 +1,122 @@
+"""Which runs are comparable: the same method at the same setting, on the same data and levels.
+
+Runs of one `Setting` differ in nothing but seed and game. The part of a setting that says what was
+learned from and where it is measured is its `Condition`: methods are compared, and the best setting
+of a method is chosen, within one condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from common.errors import ToolkitError
+from common.flags import short_number
+from offline.arguments import TRAIN_FLAGS
+from offline.run_names import NOT_IN_NAME
+
+# What a run must say of itself. Any other flag that it lacks is newer than the run, which then was
+# at its default.
+_REQUIRED: dict[str, type] = {"algo": str, "env_name": str, "distribution_mode": str, "seed": int}
+_TYPES = {**_REQUIRED, "num_levels": int, "dataset_size": int, "dataset": list}
+BUILT_IN, NONE = "built-in data", "none"
+
+
+class Condition(NamedTuple):
+    """The data and the levels, by the flags of the same names; as text but for the numbers."""
+
+    distribution_mode: str
+    num_levels: int
+    dataset: tuple[str, ...]
+    dataset_size: int
+    episode_order: str
+    levels: str
+    level: str
+
+    def describe(self) -> str:
+        """Such as `easy, 200 levels, data/1M_E, up to 1,000,000 transitions`."""
+        parts = [
+            self.distribution_mode,
+            f"{self.num_levels:,} levels",
+            " + ".join(self.dataset) or BUILT_IN,
+            f"up to {self.dataset_size:,} transitions",
+        ]
+        if self.episode_order != "recorded":
+            parts.append(f"{self.episode_order} episodes first")
+        if self.level != NONE:
+            parts.append(f"level {self.level} alone")
+        elif self.levels:
+            parts.append(f"data of levels {self.levels}")
+        return ", ".join(parts)
+
+
+class Setting(NamedTuple):
+    """All that shapes a run but its seed and game; `values` are (flag, text), in order of flags."""
+
+    method: str
+    condition: Condition
+    values: tuple[tuple[str, str], ...]
+
+
+_NOT_OF_SETTING = {*NOT_IN_NAME, *Condition._fields, "algo", "env_name", "seed"}
+_DEFAULTS = {f.name: list(f.default) if f.many else f.default for f in TRAIN_FLAGS}
+
+
+def complete_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run's meta.json, defaults filled in.
+
+    Raises ToolkitError naming what is missing or of the wrong type.
+    """
+    complete = {**_DEFAULTS, **dict.fromkeys(_REQUIRED), "level": None, **settings}
+    for name, kind in _TYPES.items():
+        if type(complete[name]) is not kind:
+            raise ToolkitError(f"its settings have no usable --{name}: {complete[name]!r}")
+    return complete
+
+
+def setting_of(settings: Mapping[str, Any]) -> Setting:
+    """The setting that a run with these `complete_settings` belongs to."""
+    condition = Condition(
+        distribution_mode=settings["distribution_mode"],
+        num_levels=settings["num_levels"],
+        dataset=tuple(map(str, settings["dataset"])),
+        dataset_size=settings["dataset_size"],
+        episode_order=_text(settings["episode_order"]),
+        levels=_text(settings["levels"]),
+        level=_text(settings["level"]),
+    )
+    values = tuple(
+        (name, _text(value))
+        for name, value in sorted(settings.items())
+        if name not in _NOT_OF_SETTING
+    )
+    return Setting(settings["algo"], condition, values)
+
+
+def differences(settings: Collection[Setting]) -> dict[Setting, str]:
+    """What sets each setting apart from the others of its method in its condition, in order.
+
+    Such as `lr 0.0005, batch_size 256`: the flags in which those settings differ. Empty where the
+    method has one setting.
+    """
+    families: dict[tuple[str, Condition], list[Setting]] = {}
+    for setting in sorted(settings):
+        families.setdefault((setting.method, setting.condition), []).append(setting)
+    texts = {}
+    for family in families.values():
+        rivals = [dict(setting.values) for setting in family]
+        names = {name for rival in rivals for name in rival}
+        varying = {name for name in names if len({rival.get(name) for rival in rivals}) > 1}
+        for setting in family:
+            values = (f"{name} {value}" for name, value in setting.values if name in varying)
+            texts[setting] = ", ".join(values)
+    return texts
+
+
+def _text(value: Any) -> str:
+    """A setting's value so that equal ones read equal: 0 and 0.0, a list and a tuple."""
+    if value is None:
+        return NONE
+    if isinstance(value, list | tuple):
+        return " ".join(map(_text, value))
+    return short_number(value) if isinstance(value, float) else str(value)

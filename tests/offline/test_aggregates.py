@@ -1,0 +1,220 @@
+"""Aggregates and intervals against SciPy, hand-worked cases, paper.md's constants, simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from offline.results.aggregates import (
+    Aggregates,
+    Estimate,
+    Scores,
+    aggregates,
+    estimate,
+    iqm,
+    iqm_above,
+    iqm_difference,
+    mean,
+    median,
+    optimality_gap,
+    probability_of_improvement,
+    widening,
+)
+from offline.results.statistics import SCORE_RANGES
+
+# As the benchmark states them, in the order of the games' names.
+EASY = """
+    bigfish 1,40 bossfight 0.5,13 caveflyer 3.5,12 chaser 0.5,13 climber 2,12.6 coinrun 5,10
+    dodgeball 1.5,19 fruitbot -1.5,32.4 heist 3.5,10 jumper 1,10 leaper 1.5,10 maze 5,10
+    miner 1.5,13 ninja 3.5,10 plunder 4.5,30 starpilot 2.5,64
+"""
+HARD = """
+    bigfish 0,40 bossfight 0.5,13 caveflyer 2,13.4 chaser 0.5,14.2 climber 1,12.6 coinrun 5,10
+    dodgeball 1.5,19 fruitbot -0.5,27.2 heist 2,10 jumper 1,10 leaper 1.5,10 maze 4,10
+    miner 1.5,20 ninja 2,10 plunder 3,30 starpilot 1.5,35
+"""
+
+
+def random_scores(games: int, seeds: int, seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    means = generator.uniform(0, 1, games)
+    return [generator.normal(m, 0.1, seeds) for m in means]
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("mode", "stated"), [("easy", EASY), ("hard", HARD)])
+def test_the_normalisation_constants_are_those_of_the_benchmark(mode: str, stated: str) -> None:
+    words = stated.split()
+    pairs = (tuple(float(number) for number in pair.split(",")) for pair in words[1::2])
+    assert SCORE_RANGES[mode] == dict(zip(words[::2], pairs, strict=True))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize("games", [1, 3, 16])
+def test_the_iqm_is_scipys_trimmed_mean(games: int, seeds: int) -> None:
+    scores = random_scores(games, seeds, seed=games)
+    assert iqm(scores) == pytest.approx(stats.trim_mean(np.concatenate(scores), 0.25))
+
+
+def test_the_aggregates_of_two_games_are_those_worked_by_hand() -> None:
+    scores = [np.array([0.0, 0.4]), np.array([0.8, 1.2])]
+    # Sorted 0 .4 .8 1.2: the middle two. Means by game .2 and 1. To a score of 1: 1, .6, .2, 0.
+    assert iqm(scores) == pytest.approx(0.6)
+    assert median(scores) == pytest.approx(0.6)
+    assert mean(scores) == pytest.approx(0.6)
+    assert optimality_gap(scores) == pytest.approx(1.8 / 4)
+
+
+def test_the_median_is_over_games_of_the_mean_over_seeds() -> None:
+    # Means 1, 2 and 6; the median of all runs would be 1.5.
+    scores = [np.array([1.0, 1.0]), np.array([0.0, 4.0]), np.array([0.0, 12.0])]
+    assert median(scores) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("statistic", [iqm, median, mean, optimality_gap])
+@pytest.mark.parametrize(("games", "seeds"), [(16, 3), (4, 10)])
+def test_intervals_are_scipys_widened_by_what_few_seeds_hide(
+    statistic: Callable[[Scores], np.ndarray], games: int, seeds: int
+) -> None:
+    scores = random_scores(games, seeds, seed=seeds)
+    theirs = stats.bootstrap(
+        scores,
+        lambda *samples, axis: statistic(samples),
+        n_resamples=20_000,
+        method="percentile",
+        vectorized=True,
+        random_state=1,
+    ).confidence_interval
+    mine = estimate(statistic, scores, generator())
+    factor = math.sqrt(seeds / (seeds - 1)) * stats.t.ppf(0.975, games * (seeds - 1)) / 1.959964
+    expected = [mine.value + factor * (end - mine.value) for end in theirs]
+    width = expected[1] - expected[0]
+    # Both draw at random: the ends agree to a fiftieth of the width.
+    assert [mine.low, mine.high] == pytest.approx(expected, abs=0.02 * width)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 32, 1000])
+def test_the_widening_has_students_t(freedom: int) -> None:
+    for games in (1, 16):
+        runs = games + freedom
+        exact = math.sqrt(runs / freedom) * stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)
+        assert widening(runs, games) == pytest.approx(exact, rel=2e-3)
+
+
+def coverage(games: int, seeds: int, draws: int = 1000) -> float:
+    """How often the interval of a mean holds the truth, over as many simulated studies."""
+    world = np.random.default_rng(3)
+    means, noise = world.uniform(0, 1, games), world.uniform(0.05, 0.15, games)
+    held = 0
+    for _ in range(draws):
+        scores = [world.normal(m, n, seeds) for m, n in zip(means, noise, strict=True)]
+        interval = estimate(mean, scores, world)
+        assert interval.low is not None
+        assert interval.high is not None
+        held += interval.low <= means.mean() <= interval.high
+    return held / draws
+
+
+@pytest.mark.parametrize(("games", "seeds"), [(16, 3), (1, 3)])
+def test_95_in_100_intervals_hold_the_truth(
+    games: int, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offline.results.aggregates.DRAWS", 1000)
+    assert 0.93 <= coverage(games, seeds) <= 0.97
+
+
+@pytest.mark.parametrize("scores", [[[0.1], [0.2], [0.3]], [[0.1, 0.2], [0.3]]])
+def test_a_game_with_one_seed_leaves_no_interval(scores: list[list[float]]) -> None:
+    told = aggregates([np.array(game) for game in scores], generator())
+    assert all((number.low, number.high) == (None, None) for number in told)
+    assert told.mean.value == pytest.approx(np.mean(np.concatenate(scores)))
+
+
+@pytest.mark.parametrize("scores", [[], [np.array([0.5, 0.6]), np.array([])]])
+def test_no_game_or_an_empty_one_is_refused(scores: Scores) -> None:
+    with pytest.raises(ValueError, match="at least one run"):
+        estimate(iqm, scores, generator())
+
+
+def test_games_may_have_different_numbers_of_seeds() -> None:
+    scores = [np.array([0.0, 1.0]), np.array([2.0, 3.0, 4.0])]
+    interval = estimate(mean, scores, generator())
+    assert interval.value == pytest.approx(2.0)
+    assert interval.low is not None
+    assert interval.high is not None
+    # Seeds are drawn within their games: between the mean of the least and of the most of each.
+    wider = math.sqrt(5 / 3) * 3.182 / 1.959964
+    assert 2 + wider * ((0 + 0 + 2 * 3) / 5 - 2) <= interval.low < interval.high
+
+
+def test_the_same_generator_gives_the_same_interval() -> None:
+    scores = random_scores(4, 3, seed=0)
+    assert aggregates(scores, generator()) == aggregates(scores, generator())
+    assert isinstance(aggregates(scores, generator()), Aggregates)
+
+
+def test_runs_that_all_agree_have_an_interval_of_no_width() -> None:
+    assert estimate(iqm, [np.full(3, 0.5)] * 2, generator()) == Estimate(0.5, 0.5, 0.5)
+
+
+def test_the_probability_of_improvement_of_three_seeds_against_three_is_that_by_hand() -> None:
+    # Game 1: 1 beats nobody, 3 beats 2 and ties with 3, 5 beats 2, 3 and 4: (0 + 1.5 + 3) / 9.
+    # Game 2: every run of A beats every run of B: 1. The mean of .5 and 1.
+    a = [np.array([1.0, 3.0, 5.0]), np.array([7.0, 8.0, 9.0])]
+    b = [np.array([2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.0])]
+    first = probability_of_improvement(a[:1], b[:1], generator())
+    assert first.value == pytest.approx(4.5 / 9)
+    assert probability_of_improvement(a, b, generator()).value == pytest.approx(0.75)
+    assert probability_of_improvement(b, a, generator()).value == pytest.approx(0.25)
+
+
+def test_the_probability_of_improvement_is_the_mann_whitney_statistic() -> None:
+    a, b = random_scores(1, 4, seed=5)[0], random_scores(1, 6, seed=5)[0]
+    expected = stats.mannwhitneyu(a, b).statistic / 24
+    assert probability_of_improvement([a], [b], generator()).value == pytest.approx(expected)
+
+
+def test_the_interval_of_a_probability_stays_one() -> None:
+    a, b = random_scores(2, 3, seed=6), random_scores(2, 3, seed=6)
+    _, low, high = probability_of_improvement([a[0] + 0.1, a[1]], b, generator())
+    assert low is not None
+    assert high is not None
+    assert 0 <= low < high <= 1
+
+
+def test_one_seed_leaves_a_probability_without_interval() -> None:
+    assert probability_of_improvement(
+        [np.array([1.0])], [np.array([0.0, 2.0])], generator()
+    ) == Estimate(0.5)
+
+
+def test_methods_with_different_games_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="compare on common ones"):
+        probability_of_improvement([np.ones(2)], [np.ones(2)] * 2, generator())
+
+
+def test_the_interval_of_a_difference_has_the_noise_of_both() -> None:
+    a, b = random_scores(16, 3, seed=7), random_scores(16, 3, seed=8)
+    difference = iqm_difference(a, b, generator())
+    assert difference.value == pytest.approx(float(iqm(a) - iqm(b)))
+    one, other = (iqm_above(scores, 0.0, generator()) for scores in (a, b))
+
+    def half(interval: Estimate) -> float:
+        assert interval.low is not None
+        assert interval.high is not None
+        return (interval.high - interval.low) / 2
+
+    assert half(difference) == pytest.approx(math.hypot(half(one), half(other)), rel=0.1)
+
+
+def test_a_difference_to_a_certain_number_shifts_the_interval() -> None:
+    scores = random_scores(4, 3, seed=9)
+    plain, shifted = estimate(iqm, scores, generator()), iqm_above(scores, 0.25, generator())
+    assert shifted == pytest.approx([end - 0.25 for end in plain])  # type: ignore[operator]
