@@ -10,6 +10,7 @@ from pathlib import Path
 from common.errors import UsageError
 from common.flags import Flag, parse_flags
 from common.games import DISTRIBUTION_MODES, GAMES
+from common.tracking import TRACKING_FLAGS, check_tracking_flags
 from offline.run_names import run_name
 
 ALGORITHMS = ("bc", "bcq", "bct", "cql", "dt", "iql")
@@ -230,6 +231,7 @@ RUN_FLAGS = (
         "Arithmetic of training; auto is bf16 where the hardware has it, else fp32.",
         choices=("auto", "fp32", "bf16"),
     ),
+    *TRACKING_FLAGS,
 )
 
 TRAIN_FLAGS = (
@@ -329,6 +331,7 @@ def _parse(
                 f"--{flag.name} {value}: --algo {settings.algo} does not use it "
                 f"(used by {', '.join(flag.algorithms)})"
             )
+    check_tracking_flags(settings)
     if settings.xpid in (".", "..", "latest") or "/" in settings.xpid:
         raise UsageError(f"--xpid {settings.xpid}: give the name of a new folder, not a path")
     return settings

@@ -20,6 +20,7 @@ from common.evaluation import (
 from common.games import NUM_ACTIONS
 from common.run_logger import RunFolder, describe_run
 from common.seeding import derive_seed, seed_everything
+from common.tracking import require_trackers
 from offline.agents import agent_class, load_agent, make_agent
 from offline.agents.base import DatasetFacts
 from offline.arguments import DEFAULT_EVAL_EPS
@@ -63,6 +64,7 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
         raise UsageError(
             f"{path} holds an unfinished run: --resume True continues it, --xpid names another"
         )
+    require_trackers(settings)
     device = choose_device(settings.no_cuda)
     # Data and agent come first: if they cannot be made, no folder is.
     data = load_data(settings, agent_class(settings.algo).view, device)
@@ -113,6 +115,7 @@ def train_on_one_level(settings: argparse.Namespace) -> str:
     if (run_path(settings) / FINAL).exists():
         train(settings)  # says that it is finished, and needs no data
     else:
+        require_trackers(settings)
         stores = open_stores(settings)
         allowed = [settings.level] if settings.level is not None else settings.levels or None
         chosen = choose_level(

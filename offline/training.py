@@ -22,6 +22,7 @@ from common.evaluation import evaluate, mean_returns, write_evaluation
 from common.interrupts import Stopped, StopRequest
 from common.run_logger import CsvLog, RunFolder
 from common.seeding import derive_seed, restore_torch_random_state, torch_random_state
+from common.tracking import Tracking
 from offline.agents import KIND
 from offline.agents.base import OfflineAgent
 from offline.data.ahead import read_ahead
@@ -93,6 +94,7 @@ class Run:
         self.settings = settings
         self.path = folder.path
         self.log = CsvLog(folder.path / "logs.csv")
+        self.tracking = Tracking(settings, self.log, step="epoch")
         self.progress = Progress()
         self.rolling = self.path / "model.pt"
         self.batches_per_epoch = -(-len(view) // settings.batch_size)
@@ -132,7 +134,7 @@ class Run:
     def fit(self) -> None:
         """Train to the end, evaluate, and leave final_model.pt as the mark of a finished run."""
         self.log.keep_rows(self.progress.rows)
-        with StopRequest() as stop:
+        with self.tracking, StopRequest() as stop:
             while not self.progress.finished:
                 self._train_epoch(stop)
                 self._end_epoch(stop)
@@ -245,19 +247,19 @@ class Run:
     ) -> None:
         progress = self.progress
         losses = {name: value for name, value in means.items() if name != "loss"}
-        self.log.append(
-            {
-                "epoch": progress.epoch,
-                "train_loss": means["loss"],
-                "epoch_time": round(progress.epoch_seconds, 3),
-                "inf_time": round(seconds, 3),
-                "train_rets_mean": returns["train"],
-                "val_rets_mean": returns["validation"],
-                "test_rets_mean": returns["test"],
-                **losses,
-                "samples_per_second": round(rate, 1),
-            }
-        )
+        row = {
+            "epoch": progress.epoch,
+            "train_loss": means["loss"],
+            "epoch_time": round(progress.epoch_seconds, 3),
+            "inf_time": round(seconds, 3),
+            "train_rets_mean": returns["train"],
+            "val_rets_mean": returns["validation"],
+            "test_rets_mean": returns["test"],
+            **losses,
+            "samples_per_second": round(rate, 1),
+        }
+        self.log.append(row)
+        self.tracking.log(row)
         progress.rows += 1
         logger.info(
             "epoch %d: loss %.4f, return train %.2f validation %.2f test %.2f, %.0f samples/s",
@@ -297,7 +299,8 @@ class Run:
 # A run may be continued with other values of these.
 _FREE_TO_CHANGE = frozenset(
     "save_path xpid resume no_cuda pack_dir data_device memory_budget_gb num_final_episodes "
-    "ckpt_freq skip_bad_episodes checkpoint given dataset".split()
+    "ckpt_freq skip_bad_episodes checkpoint tensorboard wandb_project wandb_entity given "
+    "dataset".split()
 )
 
 

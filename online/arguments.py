@@ -6,6 +6,7 @@ import argparse
 
 from common.flags import Flag, short_number, unnamed_settings_hash
 from common.games import DISTRIBUTION_MODES, GAMES
+from common.tracking import TRACKING_FLAGS
 
 _ENV_NAME = Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES)
 _MODE = Flag("distribution_mode", str, "easy", "Procgen difficulty.", choices=DISTRIBUTION_MODES)
@@ -53,6 +54,7 @@ TRAINER_FLAGS = (
     Flag("archive_interval", int, 50, "Updates between archived checkpoints.", minimum=1),
     Flag("save_dataset", bool, False, _SAVE_DATASET),
     _DATA_DIR,
+    *TRACKING_FLAGS,
 )
 
 COLLECTOR_FLAGS = (
@@ -100,7 +102,7 @@ EVALUATION_FLAGS = (
 _NOT_IN_HASH = frozenset(
     "env_name distribution_mode num_levels lr ppo_epoch num_mini_batch value_loss_coef "
     "entropy_coef seed algo xpid resume no_cuda model_saving_dir log_interval archive_interval "
-    "save_dataset dataset_saving_dir".split()
+    "save_dataset dataset_saving_dir tensorboard wandb_project wandb_entity".split()
 )
 
 

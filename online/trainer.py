@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from common.errors import UsageError
 from common.flags import parse_flags, run_command
+from common.tracking import check_tracking_flags
 from online.arguments import TRAINER_FLAGS
 
 
 def _train(argv: Sequence[str] | None) -> None:
     settings: argparse.Namespace = parse_flags(TRAINER_FLAGS, argv, __doc__ or "")
+    check_tracking_flags(settings)
     samples = settings.num_steps * settings.num_processes
     if settings.num_mini_batch > samples:
         raise UsageError(

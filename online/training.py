@@ -27,6 +27,7 @@ from common.seeding import (
     seed_everything,
     torch_random_state,
 )
+from common.tracking import Tracking, require_trackers
 from online.arguments import ppo_xpid
 from online.episode_archive import EpisodeArchive
 from online.policy_files import KIND, load_policy, save_policy
@@ -154,6 +155,7 @@ class Trainer:
         updates = -(-self.settings.num_env_steps // self.steps_per_update)
         log = CsvLog(self.folder.path / "logs.csv")
         log.keep_rows(self.rows)
+        tracking = Tracking(self.settings, log, step="steps")
         bar = tqdm(
             total=updates * self.steps_per_update,
             initial=self.update * self.steps_per_update,
@@ -162,7 +164,7 @@ class Trainer:
             desc=f"PPO {self.settings.env_name}",
             mininterval=1.0,
         )
-        with StopRequest() as stop, bar:
+        with tracking, StopRequest() as stop, bar:
             while self.update < updates:
                 start = time.perf_counter()
                 rollout = self.collect(stop)
@@ -174,7 +176,9 @@ class Trainer:
                 bar.update(self.steps_per_update)
                 bar.set_postfix(episode_return=f"{self.mean_return:.2f}", refresh=False)
                 if self.update % self.settings.log_interval == 0 or self.update == updates:
-                    log.append(self._row(parts, seconds))
+                    row = self._row(parts, seconds)
+                    log.append(row)
+                    tracking.log(row)
                     self.rows += 1
                 self._save_rolling()
                 if self.update % self.settings.archive_interval == 0:
@@ -270,7 +274,7 @@ class Trainer:
 
 _FREE_TO_CHANGE = frozenset(
     "resume no_cuda num_env_steps model_saving_dir xpid log_interval archive_interval "
-    "dataset_saving_dir given".split()
+    "dataset_saving_dir tensorboard wandb_project wandb_entity given".split()
 )
 
 
@@ -293,6 +297,7 @@ def train(settings: argparse.Namespace) -> None:
         raise UsageError(
             f"{folder.path} holds a run: --resume True continues it, --xpid names another"
         )
+    require_trackers(settings)
     with folder.session():
         for leftover in folder.path.glob("*/.*.pt.*.tmp"):  # of a process killed while it saved
             leftover.unlink()

@@ -12,12 +12,12 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.errors import UsageError
 from common.flags import Flag, parse_flags, run_command
-from offline.arguments import SINGLE_LEVEL_FLAGS, TRAIN_FLAGS
+from offline.arguments import SINGLE_LEVEL_FLAGS, TRAIN_FLAGS, check_tracking_flags
 from online.arguments import TRAINER_FLAGS
 from train_scripts.grid import expand, read_base, read_grid, to_arguments
 
@@ -32,7 +32,8 @@ MODULES: dict[str, dict[str, Sequence[Flag]]] = {
     },
     "online": {"online.trainer": TRAINER_FLAGS},
 }
-FLAGS = (
+# What commands there are; make_cmd and cmd_generator share these.
+GRID_FLAGS = (
     Flag("base_config", str, "offline", "Folder below configs/.", choices=tuple(MODULES)),
     Flag("dir", str, "", "Folder below that; empty takes grids, or single with --single."),
     Flag("grid_config", str, "", "Name of the grid, without .json."),
@@ -47,9 +48,11 @@ FLAGS = (
     ),
     Flag("single", bool, False, "Commands that train on a single level."),
     Flag("checkpoint", bool, False, "Commands that continue from their checkpoint when run again."),
+    Flag("wandb_project", str, "", "Project of W&B that every run is sent to."),
+    Flag("wandb_entity", str, "", "User or team of that project."),
     Flag("new_line", bool, False, "One argument per line, with a backslash at each line's end."),
-    Flag("count", bool, False, "Print only how many commands there are."),
 )
+FLAGS = (*GRID_FLAGS, Flag("count", bool, False, "Print only how many commands there are."))
 
 
 def make_commands(settings: argparse.Namespace) -> list[list[str]]:
@@ -74,6 +77,10 @@ def make_commands(settings: argparse.Namespace) -> list[list[str]]:
     grid = read_grid(folder / f"{settings.grid_config}.json", flags)
     if settings.checkpoint:
         grid["resume"] = [True]
+    check_tracking_flags(settings)
+    for name in ("wandb_project", "wandb_entity"):
+        if value := getattr(settings, name):
+            grid[name] = [value]
     # The first trials are made and left out, so that seeds are checked and numbered as always.
     trials = settings.start_index + settings.num_trials
     runs = expand(base, grid, trials, flags)
@@ -89,18 +96,23 @@ def as_text(command: Sequence[str], new_line: bool = False) -> str:
     return " \\\n".join([" ".join(words[:3]), *words[3:]])
 
 
+def write_out(lines: Iterable[str]) -> None:
+    """Print the lines. A reader that leaves early, as `| head` does, is no error."""
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _make(argv: Sequence[str] | None) -> None:
     settings = parse_flags(FLAGS, argv, __doc__ or "", abbreviations=True)
     commands = make_commands(settings)
     if settings.count:
         print(len(commands))
-        return
-    try:
-        sys.stdout.writelines(as_text(command, settings.new_line) + "\n\n" for command in commands)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough, as `| head` has. What is left must not be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        write_out(as_text(command, settings.new_line) + "\n" for command in commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

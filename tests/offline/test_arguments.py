@@ -102,7 +102,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 # Where things are and go, and what happens besides: the agent that comes out is the same.
 NO_CHANGE = set(
     "algo save_path xpid resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb "
-    "num_final_episodes skip_bad_episodes".split()
+    "num_final_episodes skip_bad_episodes tensorboard wandb_project wandb_entity".split()
 )
 
 
@@ -303,7 +303,8 @@ def test_numbers_that_differ_in_a_late_digit_get_different_names() -> None:
 def test_where_things_are_does_not_change_the_name(name: str) -> None:
     other = {"save_path": "elsewhere", "pack_dir": "packs", "data_device": "mmap"}
     other |= {"ckpt_freq": "3", "num_final_episodes": "3", "memory_budget_gb": "2"}
-    assert parse(f"--{name}", other.get(name, "True")).xpid == parse().xpid
+    needed = ("--wandb_project=procgen",) if name == "wandb_entity" else ()
+    assert parse(f"--{name}", other.get(name, "True"), *needed).xpid == parse().xpid
 
 
 def test_the_same_settings_have_the_same_name_however_they_are_written() -> None:

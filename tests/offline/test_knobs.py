@@ -39,6 +39,9 @@ NO_EFFECT = {
     "no_cuda": "says where the networks run",
     "data_device": "says where the frames are; batches are the same wherever that is",
     "memory_budget_gb": "says where the frames are; batches are the same wherever that is",
+    "tensorboard": "shows what logs.csv holds",
+    "wandb_project": "shows what logs.csv holds",
+    "wandb_entity": "shows what logs.csv holds",
 }
 # Tests elsewhere that see the effect.
 ELSEWHERE = {
