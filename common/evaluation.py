@@ -60,7 +60,8 @@ def evaluate(
         total=len(splits) * num_episodes,
         unit="episode",
         desc="evaluating",
-        disable=not progress,
+        # Not False, which would overrule TQDM_DISABLE.
+        **({} if progress else {"disable": True}),
         leave=False,
     )
     with bar, contextlib.closing(env):

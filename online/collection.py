@@ -67,12 +67,16 @@ def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> Non
         mininterval=0.5,
     )
 
+    transitions = 0  # not `bar.n`, which stands still where bars are off
+
     def note(episode: EpisodeResult) -> None:
+        nonlocal transitions
+        transitions += episode.length
         finished.append(episode)
         bar.update(episode.length)
 
     def keep_going(steps: int) -> bool:
-        return bool(bar.n < settings.capacity and steps < settings.num_env_steps)
+        return transitions < settings.capacity and steps < settings.num_env_steps
 
     if settings.save_dataset:
         archive.note_build(settings.env_name, settings.distribution_mode)
@@ -92,7 +96,7 @@ def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> Non
     logger.info(
         "%d episodes, %d transitions, mean return %.2f%s",
         len(finished),
-        sum(episode.length for episode in finished),
+        transitions,
         returns.mean(),
         f", in {archive.folder}" if settings.save_dataset else "",
     )

@@ -58,7 +58,8 @@ def first_frame_hashes(selection: Selection, title: str, progress: bool = True) 
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "rb", buffering=0)) for path in paths]
         rows = zip(selection.store_of.tolist(), selection.episodes["start"].tolist(), strict=True)
-        bar = tqdm(rows, title, len(hashes), unit="episode", delay=1, disable=not progress)
+        off = {} if progress else {"disable": True}  # not False: that would overrule TQDM_DISABLE
+        bar = tqdm(rows, title, len(hashes), unit="episode", delay=1, **off)
         for i, (store, row) in enumerate(bar):
             files[store].seek(FRAME_BYTES * (row - selection.stores[store].num_rows), os.SEEK_END)
             hashes[i] = frame_hash(files[store].read(FRAME_BYTES))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from common.envs import frame_fingerprint, procgen_build
 from common.episodes import Episode
 from online import evaluate_policy
 from online.policy_files import load_policy
-from tests.command_runs import the_error
+from tests.command_runs import ROOT, TIMEOUT, the_error
 from tests.online_runs import (
     CAPACITY,
     ENVIRONMENTS,
@@ -49,6 +52,25 @@ def test_whole_episodes_are_written_whose_names_agree_with_them(episodes: list[E
 def test_the_levels_are_those_of_training(episodes: list[Episode]) -> None:
     assert all(0 <= episode.level_seed <= 199 for episode in episodes)
     assert len({episode.level_seed for episode in episodes}) > 1
+
+
+def test_collecting_ends_without_a_progress_bar(policy: Path, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "online.data_collector", f"--env_name={GAME}", "--no_cuda=True"),
+        *(f"--checkpoint_path={policy}", f"--dataset_saving_dir={tmp_path}"),
+        *(f"--num_processes={ENVIRONMENTS}", f"--hidden_size={HIDDEN_SIZE}", "--capacity=50"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TQDM_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_episodes(tmp_path / GAME)
 
 
 def test_collecting_ends_when_the_capacity_is_reached(episodes: list[Episode]) -> None:
