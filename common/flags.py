@@ -191,7 +191,8 @@ def _unknown_message(argument: str, flags: Sequence[Flag]) -> str:
     if not argument.startswith("--"):
         return f"unexpected argument {argument!r}: flags are written --name=value (see --help)"
     name = argument[2:].split("=")[0]
-    near = difflib.get_close_matches(name, [flag.name for flag in flags], n=1)
+    known = [flag.name for flag in flags if not flag.positional]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean --{near[0]}?" if near else "see --help"
     return f"unknown flag --{name}: {hint}"
 

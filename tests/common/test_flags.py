@@ -66,6 +66,12 @@ def test_a_value_stands_behind_an_equals_sign_or_a_space(argv: tuple[str, ...]) 
     assert parse(*argv).lr == 0.5
 
 
+def test_every_way_to_write_a_command_gives_the_same_settings() -> None:
+    equals = ("--lr=0.5", "--levels=3", "--levels=4", "--resume=True", "--xpid=", "--epochs=2")
+    spaces = ("--lr", "0.5", "--levels", "3", "4", "--resume", "--xpid", "", "--epochs", "2")
+    assert parse(*equals) == parse(*spaces)
+
+
 def test_what_stood_on_the_command_line_is_remembered() -> None:
     assert parse("--lr=0.001", "--epochs=3").given == {"lr", "epochs"}
 
@@ -211,6 +217,55 @@ def test_a_word_without_a_flag_is_refused() -> None:
 def test_a_flag_without_its_value_is_refused_by_name() -> None:
     assert "--lr" in refusal("--lr")
     assert "--dataset" in refusal("--dataset")
+
+
+# Arguments without a name
+
+COPY = (
+    Flag("source", str, None, "Where from.", positional=True),
+    Flag("copies", int, None, "How many.", minimum=1, positional=True),
+    Flag("lr", float, 1e-3, "Learning rate."),
+)
+
+
+def refusal_of_copy(*argv: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse_flags(COPY, argv, "A command.")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argv", [("a=b", "3", "--lr=2"), ("--lr", "2", "a=b", "3"), ("a=b", "--lr=2", "3")]
+)
+def test_arguments_stand_in_their_order_between_flags(argv: tuple[str, ...]) -> None:
+    settings = parse_flags(COPY, argv, "A command.")
+    assert (settings.source, settings.copies, settings.lr) == ("a=b", 3, 2.0)
+    assert settings.given == {"source", "copies", "lr"}
+
+
+def test_arguments_are_checked_like_flags() -> None:
+    assert "copies 0: must be at least 1" in refusal_of_copy("a", "0")
+
+
+def test_an_argument_that_is_missing_is_named() -> None:
+    assert "<copies>" in refusal_of_copy("a", "--lr=2")
+    assert "<source>" in refusal_of_copy()
+
+
+def test_an_argument_too_many_is_refused() -> None:
+    assert "unexpected argument 'b'" in refusal_of_copy("a", "3", "b")
+
+
+def test_an_argument_is_no_flag() -> None:
+    assert refusal_of_copy("a", "3", "--source=b") == "unknown flag --source: see --help"
+
+
+def test_help_shows_arguments_without_a_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_flags(COPY, ["--help"], "A command.")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "<source> <copies>" in text
+    assert "<source> Where from. <copies> How many. options:" in text
 
 
 # Help

@@ -1,0 +1,233 @@
+"""Reads the commands of a sweep from the files that `train_scripts.make_cmd` writes.
+
+A file is read as a shell reads it: one command per line, a backslash at a line's end joins the
+next line to it, quotes hold whatever they hold, # starts a comment. Every command is parsed with
+the flags of its module, so a mistake is found here, before the first of a thousand runs starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UsageError
+from common.flags import Flag, parse_flags
+from offline.arguments import SINGLE_LEVEL_FLAGS, parse_evaluation, parse_training
+from online.arguments import COLLECTOR_FLAGS, TRAINER_FLAGS, ppo_xpid
+
+LOG_DIR = "logs"
+
+_PIECE = re.compile(
+    r"""(?P<plain>[^\s'"\\\#][^\s'"\\]*(?=\s))
+      | (?P<space>[^\S\n]+|\\\n)
+      | (?P<end>\n)
+      | (?P<comment>\#[^\n]*)
+      | (?P<quoted>(?:[^\s'"\\]|'[^']*'|"(?:[^"\\]|\\.)*"|\\.)+)
+      | (?P<open>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+# `shlex` keeps a backslash and the line's end behind it, which to a shell are nothing.
+_CONTINUATION = re.compile(r"('[^']*'|\\[^\n])|\\\n")
+_PYTHON = re.compile(r"(.*/)?python[0-9.]*")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One run of a sweep.
+
+    `words` is the command as a shell would split it, `settings` what its module makes of its
+    flags, and `folder` where it puts what it finds: a run's folder, or a collection's.
+    """
+
+    words: tuple[str, ...]
+    module: str
+    settings: argparse.Namespace
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        """`<env_name>/<xpid>`; of a collection the last two parts of its folder."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds what only a finished run leaves there."""
+        return _MODULES[self.module].finished(self)
+
+    @property
+    def continuing(self) -> tuple[str, ...]:
+        """`words` so that they continue what an earlier attempt has left, if there is any."""
+        # An evaluation starts anew, and a collection has no such flag.
+        if self.module == _EVALUATE or getattr(self.settings, "resume", True):
+            return self.words
+        return (*self.words, "--resume=True")
+
+
+@dataclass(frozen=True)
+class _Module:
+    """How the commands of a module are understood: flags, then the folder they lead to."""
+
+    parse: Callable[[Sequence[str]], tuple[argparse.Namespace, Path]]
+    finished: Callable[[Command], bool]
+
+
+def _parse_training(
+    argv: Sequence[str], extra: Sequence[Flag] = ()
+) -> tuple[argparse.Namespace, Path]:
+    settings = parse_training(argv, "", extra)
+    return settings, Path(settings.save_path) / settings.env_name / settings.xpid
+
+
+def _parse_single_level(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
+    return _parse_training(argv, SINGLE_LEVEL_FLAGS)
+
+
+def _parse_evaluation(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
+    settings = parse_evaluation(argv, "")
+    game = Path(settings.save_path) / settings.env_name
+    folders = [game / name for name in settings.xpids]
+    return settings, next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _parse_online(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
+    settings = parse_flags(TRAINER_FLAGS, argv, "")
+    settings.xpid = settings.xpid or ppo_xpid(settings)
+    return settings, Path(settings.model_saving_dir) / settings.env_name / settings.xpid
+
+
+def _parse_collection(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
+    settings = parse_flags(COLLECTOR_FLAGS, argv, "")
+    return settings, Path(settings.ratio_dataset_dir or settings.dataset_saving_dir) / (
+        settings.env_name
+    )
+
+
+def _trained(command: Command) -> bool:
+    return (command.folder / "final_model.pt").exists()
+
+
+def _evaluated(command: Command) -> bool:
+    return (command.folder / "evaluate.csv").exists()
+
+
+def _trained_on_one_level(command: Command) -> bool:
+    # It evaluates itself, after training.
+    return _trained(command) and (_evaluated(command) or not command.settings.num_final_episodes)
+
+
+def _trained_online(command: Command) -> bool:
+    return any(command.folder.glob("final/model_*.pt"))
+
+
+def _collected(command: Command) -> bool:
+    from common.episodes import parse_name
+
+    names = (parse_name(path) for path in command.folder.glob("*.npz"))
+    return sum(name.length for name in names if name) >= command.settings.capacity
+
+
+_TRAIN = "offline.train_offline_agent"
+_EVALUATE = "offline.evaluate_offline_agent"
+_SINGLE = "offline.single_level_train_offline_agent"
+_ONLINE = "online.trainer"
+_COLLECT = "online.data_collector"
+_MODULES = {
+    _TRAIN: _Module(_parse_training, _trained),
+    _EVALUATE: _Module(_parse_evaluation, _evaluated),
+    _SINGLE: _Module(_parse_single_level, _trained_on_one_level),
+    _ONLINE: _Module(_parse_online, _trained_online),
+    _COLLECT: _Module(_parse_collection, _collected),
+}
+# What --module_name says.
+MODULE_NAMES = {
+    "offline": _TRAIN,
+    "eval": _EVALUATE,
+    "single": _SINGLE,
+    "online": _ONLINE,
+    "data_collection": _COLLECT,
+}
+
+
+def read_commands(paths: Sequence[str | Path], module_name: str = "") -> list[Command]:
+    """The commands of these files, in order.
+
+    With `module_name`, a key of `MODULE_NAMES`, all of them must run that module; for `eval` they
+    may be commands that train, and become those that evaluate.
+
+    Raises UsageError, with file and line, for what is no command of a sweep, for flags that its
+    module refuses, and for two commands of one run.
+    """
+    commands = []
+    places: dict[str, str] = {}
+    for path in paths:
+        for line, words in _split(Path(path)):
+            place = f"{path}: line {line}"
+            try:
+                command = _parse(words, module_name)
+            except UsageError as error:
+                raise UsageError(f"{place}: {error}") from None
+            if command.run_id in places:
+                raise UsageError(
+                    f"{place}: {command.run_id} is the run of {places[command.run_id]} too: "
+                    "delete one, or name one with --xpid"
+                )
+            places[command.run_id] = place
+            commands.append(command)
+    if not commands:
+        raise UsageError(
+            f"no command in {', '.join(map(str, paths))}: write some with train_scripts.make_cmd"
+        )
+    return commands
+
+
+def log_file(log_dir: str | Path, name: str, command: Command) -> Path:
+    """Where a sweep called `name` keeps what a run prints: `<log_dir>/<name>/<run_id>.log`."""
+    return Path(log_dir) / name / f"{command.run_id}.log"
+
+
+def _parse(words: Sequence[str], module_name: str) -> Command:
+    if len(words) < 3 or not _PYTHON.fullmatch(words[0]) or words[1] != "-m":
+        raise UsageError(f"no command python -m <module>: {shlex.join(words[:3])}")
+    module, wanted = words[2], MODULE_NAMES.get(module_name)
+    if wanted == _EVALUATE and module == _TRAIN:
+        module = _EVALUATE
+    if module not in _MODULES:
+        raise UsageError(f"{module} is no module of a sweep (those are {', '.join(_MODULES)})")
+    if {"-h", "--help"} & set(words):
+        raise UsageError("--help asks for help, and runs nothing")
+    if wanted and module != wanted:
+        raise UsageError(f"runs {module}, but --module_name {module_name} stands for {wanted}")
+    settings, folder = _MODULES[module].parse(words[3:])
+    return Command((*words[:2], module, *words[3:]), module, settings, folder)
+
+
+def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The commands of a file as lists of words, each with the number of its first line."""
+    try:
+        text = path.read_bytes().decode() + "\n"  # read_text would change carriage returns
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no text: {error.reason} at byte {error.start}") from None
+    words: list[str] = []
+    line = start = 1
+    for piece in _PIECE.finditer(text):
+        kind, written = piece.lastgroup, piece[0]
+        if kind == "open":
+            raise UsageError(f"{path}: line {line}: a quote that is not closed")
+        if kind in ("plain", "quoted"):
+            start = start if words else line
+            words.append(written if kind == "plain" else _unquoted(written))
+        elif kind == "end" and words:
+            yield start, words
+            words = []
+        if kind != "plain":
+            line += written.count("\n")
+
+
+def _unquoted(word: str) -> str:
+    return "".join(shlex.split(_CONTINUATION.sub(r"\1", word)))
