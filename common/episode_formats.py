@@ -21,7 +21,7 @@ import numpy as np
 from common.games import FRAME_SHAPE
 from common.safe_pickle import load_plain
 
-MAX_EPISODE_BYTES = 4 * 2**30
+MAX_EPISODE_BYTES = 2**30  # 6000 steps, the longest of any game, are 0.6 GB as float64
 _MAX_COLUMN_BYTES = 64 * 2**20
 _MAX_DEFLATE_RATIO = 1032  # of zlib: a larger claim is a lie
 _MAX_HEADER_BYTES = 10_000

@@ -75,6 +75,21 @@ def test_one_archive_for_all_games_fills_a_folder_for_each(
     assert_holds(tmp_path, "maze", MAZE, "level_40_E")
 
 
+@pytest.mark.parametrize("form", ["packed", "episodes"])
+def test_only_the_games_asked_for_are_kept_of_the_archive_of_all(
+    server: ArchiveServer, tmp_path: Path, form: str
+) -> None:
+    both = released_archive({"coinrun": COINRUN, "maze": MAZE}, PLAIN)
+    server.serve("100k_procgen_dataset_40.tar", both, content_type="application/x-tar")
+    flags = ("--category_name=level_40_E", f"--format={form}")
+    assert run_here(server, tmp_path, *flags, games="maze") == 0
+    assert (tmp_path / "level_40_E" / "maze").is_dir()
+    assert not (tmp_path / "level_40_E" / "coinrun").exists()
+    sent = len(server.requests)
+    assert run_here(server, tmp_path, *flags, games="maze") == 0
+    assert len(server.requests) == sent
+
+
 def test_a_single_level_comes_from_an_archive_per_game_where_there_is_no_other(
     server: ArchiveServer, tmp_path: Path
 ) -> None:

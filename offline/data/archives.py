@@ -7,34 +7,28 @@ are read through in the same way: the released single-level data are one archive
 
 from __future__ import annotations
 
-import itertools
 import lzma
+import re
 import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from common.episode_formats import MAX_EPISODE_BYTES
 from common.errors import ToolkitError
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz")
 _CHUNK_BYTES = 1 << 18
-_MAX_NAME_BYTES = 1 << 16  # of a long name or of extended attributes: tarfile reads them whole
+_MAX_NAME = 255  # characters; what file systems take
+_MAX_EXTENSION_BYTES = 1 << 16  # of a long name or of attributes, which are read whole
 _XZ_MEMORY_BYTES = 256 * 2**20  # `xz -9` takes 65 MB
 _XZ, _GZIP, _ZIP = b"\xfd7zXZ\x00", b"\x1f\x8b", b"PK\x03\x04"
-_EXTENSION_TYPES = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
-
+_ATTRIBUTES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENSIONS = (*_ATTRIBUTES, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_ATTRIBUTE = re.compile(rb"(\d{1,5}) ([^=]+)=")  # "{length of all of it} {key}={value}\n"
 
 _Bytes: TypeAlias = "bytes | memoryview"
 
@@ -73,104 +67,133 @@ def read_members(
     ToolkitError if the file cannot be read.
     """
     try:
-        yield from _members(_read_chunks(archive, on_bytes), archive, "", wanted)
+        yield from _members(_counted(_read_chunks(archive), on_bytes), archive, "", wanted)
     except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise DamagedArchiveError(f"{archive}: cut short or damaged ({error})") from error
-    except (tarfile.TarError, ValueError) as error:
+    except tarfile.TarError as error:
         raise DamagedArchiveError(f"{archive}: no tar archive, or damaged ({error})") from error
+
+
+def _read_chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
     except OSError as error:
-        raise ToolkitError(f"cannot read {archive}: {error.strerror or error}") from error
+        raise ToolkitError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_chunks(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            on_bytes(len(chunk))
-            yield chunk
+def _counted(chunks: Iterator[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        on_bytes(len(chunk))
+        yield chunk
 
 
 def _members(
     chunks: Iterator[_Bytes], archive: Path, container: str, wanted: Callable[[str], bool]
 ) -> Iterator[Member]:
     stream = _ForwardStream(_decompressed(chunks))
-    with _TarFile(fileobj=stream) as tar:  # type: ignore[arg-type]  # it needs no more of a file
-        while (info := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-            _require_safe(info, archive)
-            path = str(PurePosixPath(container) / info.name)
-            if not info.isreg():
-                continue
-            if not container and path.endswith(ARCHIVE_SUFFIXES):
-                yield from _members(stream.pieces(info.size), archive, path, wanted)
-            elif wanted(path):
-                data = stream.read(info.size)
-                if len(data) != info.size:
-                    raise EOFError(f"{path} ends after {len(data)} of {info.size} bytes")
-                yield Member(path, data)
-        if not tar.end_seen:
-            raise EOFError("the mark of its end is missing")
-    for _ in stream.pieces(sys.maxsize):  # checksums come last
-        pass
+    for info in _headers(stream):
+        is_archive = not container and info.isreg() and info.name.endswith(ARCHIVE_SUFFIXES)
+        _require_safe(info, archive, sys.maxsize if is_archive else MAX_EPISODE_BYTES)
+        path = str(PurePosixPath(container) / info.name)
+        if is_archive:
+            yield from _members(stream.pieces(info.size), archive, path, wanted)
+        elif info.isreg() and wanted(path):
+            data = stream.read(info.size)
+            if len(data) != info.size:
+                raise EOFError(f"{path} ends after {len(data)} of {info.size} bytes")
+            yield Member(path, data)
+    for piece in stream.pieces(sys.maxsize):  # checksums come last
+        if bytes(piece).strip(b"\0"):  # a hole in a file looks like the mark of its end
+            raise tarfile.ReadError("it goes on behind the mark of its end")
 
 
-def _require_safe(info: tarfile.TarInfo, archive: Path) -> None:
+def _require_safe(info: tarfile.TarInfo, archive: Path, max_bytes: int) -> None:
     """Refuse what an archive of episodes has no use for, before a byte of it is read."""
     name = info.name
-    if name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name:
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
         reason = "leads out of the folder"
+    elif not name.isprintable() or max(map(len, name.split("/"))) > _MAX_NAME:
+        reason = "has a name that no file has"
     elif info.issym() or info.islnk():
         reason = f"is a link to {info.linkname!r}"
-    elif not (info.isreg() or info.isdir()) or info.issparse():
-        reason = "is neither a file nor a folder"
-    elif not 0 <= info.size <= MAX_EPISODE_BYTES and not name.endswith(ARCHIVE_SUFFIXES):
+    elif not (info.isreg() or info.isdir()) or info.type == tarfile.GNUTYPE_SPARSE:
+        reason = "is no plain file and no folder"
+    elif not 0 <= info.size <= max_bytes:
         reason = f"claims {info.size} bytes, more than an episode can have"
     else:
         return
     raise UnsafeArchiveError(f"{archive} is refused: its member {name!r} {reason}")
 
 
-class _TarInfo(tarfile.TarInfo):
-    """A header whose extensions may not be large, and which notes the end of the archive."""
+def _headers(stream: _ForwardStream) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar archive up to its end; what the caller leaves of a member is passed by.
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(buf, encoding, errors)
-        if info.type in _EXTENSION_TYPES and not 0 <= info.size <= _MAX_NAME_BYTES:
-            raise tarfile.ReadError(f"a name or attributes of {info.size} bytes")
-        return info
+    `tarfile.TarFile` takes a recursion for each of a chain of extensions, and memory for whatever
+    map of a sparse file an archive brings.
+    """
+    attributes: dict[str, str] = {}  # of the member to come, in headers before its own
+    while any(block := stream.read(tarfile.BLOCKSIZE)):
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        start = stream.position
+        if info.type in _EXTENSIONS:
+            if not 0 <= info.size <= _MAX_EXTENSION_BYTES:
+                raise tarfile.ReadError(f"a name or attributes of {info.size} bytes")
+            attributes.update(_attributes(info.type, stream.read(info.size)))
+        else:
+            info.name = attributes.get("path", info.name)
+            info.size = int(attributes.get("size", info.size))
+            info.type = tarfile.GNUTYPE_SPARSE if "sparse" in attributes else info.type
+            attributes = {}
+            yield info
+        blocks = -(-info.size // tarfile.BLOCKSIZE) if info.type != tarfile.DIRTYPE else 0
+        stream.pass_to(start + blocks * tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise EOFError("the mark of its end is missing")
 
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        # tarfile itself ends in the same way at the mark of the end and where bytes are missing.
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            assert isinstance(tar, _TarFile)
-            tar.end_seen = True
-            raise
+
+def _attributes(extension: bytes, data: bytes) -> dict[str, str]:
+    """What an extension says of the member to come: its `path`, its `size`, that it is `sparse`."""
+    if extension == tarfile.GNUTYPE_LONGNAME:
+        return {"path": _text(data.partition(b"\0")[0])}
+    found: dict[str, str] = {}
+    start = 0
+    while extension in _ATTRIBUTES and start < len(data):
+        match = _ATTRIBUTE.match(data, start)
+        end = start + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(data) or data[end - 1] != ord("\n"):
+            raise tarfile.ReadError("broken attributes")
+        key, value = match[2], data[match.end() : end - 1]
+        if key == b"path" or (key == b"size" and re.fullmatch(rb"\d{1,20}", value)):
+            found[key.decode()] = _text(value)
+        elif key == b"size":
+            raise tarfile.ReadError(f"a size of {value[:20]!r}")
+        elif key.startswith(b"GNU.sparse."):
+            found["sparse"] = ""
+        start = end
+    return found
 
 
-class _TarFile(tarfile.TarFile):
-    tarinfo = _TarInfo
-    end_seen = False
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 class _ForwardStream:
-    """Bytes that are read forwards only, with what tarfile needs of a file."""
+    """Bytes that are read forwards only."""
 
     def __init__(self, chunks: Iterator[_Bytes]) -> None:
         self._chunks = chunks
         self._rest = memoryview(b"")
-        self._position = 0
+        self.position = 0
 
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int) -> None:
-        for _ in self.pieces(position - self._position):
+    def pass_to(self, position: int) -> None:
+        """Leave out what comes before `position`."""
+        for _ in self.pieces(position - self.position):
             pass
 
     def read(self, size: int) -> bytes:
+        """The next `size` bytes, or all that are left."""
         return b"".join(self.pieces(size))
 
     def pieces(self, size: int) -> Iterator[memoryview]:
@@ -185,23 +208,28 @@ class _ForwardStream:
                     return
                 self._rest = memoryview(chunk)
             piece, self._rest = self._rest[:size], self._rest[size:]
-            self._position += len(piece)
+            self.position += len(piece)
             size -= len(piece)
             yield piece
 
 
 def _decompressed(chunks: Iterator[_Bytes]) -> Iterator[_Bytes]:
     """What the chunks hold, in pieces of bounded size; as they are if not compressed."""
-    first = next(chunks, b"")
-    chunks = itertools.chain([first], chunks)
-    magic = bytes(first[: len(_XZ)])
-    if magic.startswith(_XZ):
+    first = b""
+    for chunk in chunks:
+        first += chunk
+        if len(first) >= len(_XZ):
+            break
+    chunks = chain([first], chunks)
+    if first.startswith(_XZ):
         return _unxz(chunks)
-    if magic.startswith(_GZIP):
+    if first.startswith(_GZIP):
         return _gunzip(chunks)
-    if magic.lstrip().startswith(b"<"):
+    if not first:
+        raise tarfile.ReadError("it is empty")
+    if first.lstrip().startswith(b"<"):
         raise tarfile.ReadError("it is a web page")
-    if magic.startswith(_ZIP):
+    if first.startswith(_ZIP):
         raise tarfile.ReadError("it is a zip file")
     return chunks
 
@@ -210,6 +238,8 @@ def _unxz(chunks: Iterator[_Bytes]) -> Iterator[bytes]:
     # `lzma.LZMAFile` would let the file say how much memory is taken.
     decoder = None
     for chunk in chunks:
+        if decoder is None:  # another stream may follow, behind padding of zeros
+            chunk = bytes(chunk).lstrip(b"\0")
         while chunk:
             if decoder is None:
                 decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)
@@ -217,7 +247,7 @@ def _unxz(chunks: Iterator[_Bytes]) -> Iterator[bytes]:
             while not decoder.needs_input and not decoder.eof:
                 yield decoder.decompress(b"", _CHUNK_BYTES)
             chunk = b""
-            if decoder.eof:  # another stream may follow, behind padding of zeros
+            if decoder.eof:
                 chunk, decoder = decoder.unused_data.lstrip(b"\0"), None
     if decoder is not None:
         raise EOFError("its compressed bytes end too early")
@@ -226,12 +256,14 @@ def _unxz(chunks: Iterator[_Bytes]) -> Iterator[bytes]:
 def _gunzip(chunks: Iterator[_Bytes]) -> Iterator[bytes]:
     decoder = None
     for chunk in chunks:
+        if decoder is None:  # another member may follow, behind padding of zeros
+            chunk = bytes(chunk).lstrip(b"\0")
         while chunk:
             if decoder is None:
                 decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)  # with gzip's header and checksum
             yield decoder.decompress(chunk, _CHUNK_BYTES)
             chunk = decoder.unconsumed_tail
-            if decoder.eof:  # another member may follow, behind padding of zeros
+            if decoder.eof:
                 chunk, decoder = decoder.unused_data.lstrip(b"\0"), None
     if decoder is not None:
         raise EOFError("its compressed bytes end too early")

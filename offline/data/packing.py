@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 PACKED_FOLDER = "packed"
 BUILD_FILE = "build.json"
 _MAX_READERS = 8
+_MAX_BUILD_BYTES = 1 << 20
 
 
 def open_game(
@@ -140,7 +141,8 @@ def _pack(
     readers = min(_MAX_READERS, len(os.sched_getaffinity(0)))
     with StoreWriter(packed, game) as writer:
         episodes = map_ahead(read, files, readers)
-        bar = tqdm(episodes, f"packing {game}", len(files), unit="episode", disable=not progress)
+        off = {} if progress else {"disable": True}  # not False: that would overrule TQDM_DISABLE
+        bar = tqdm(episodes, f"packing {game}", len(files), unit="episode", **off)
         for file, episode in bar:
             if isinstance(episode, Episode):
                 writer.append(episode, file.name)
@@ -171,8 +173,10 @@ def _read_build(source: Path) -> dict[str, Any] | None:
 def parse_build(data: bytes, path: str) -> dict[str, Any]:
     """What the collector noted of the Procgen build that drew the frames, from the file `path`."""
     try:
+        if len(data) > _MAX_BUILD_BYTES:
+            raise ValueError(f"{len(data)} bytes")
         build = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ToolkitError(f"{path} is not valid JSON ({error}): repair or delete it") from error
     if not isinstance(build, dict):
         raise ToolkitError(f"{path} holds no JSON object: repair or delete it")

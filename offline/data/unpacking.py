@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,14 +39,16 @@ def pack_archive(
     *,
     identity: str,
     game: str | None = None,
+    only: Collection[str] = GAMES,
     skip_bad_episodes: bool = False,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
     """Stream the episodes of an archive into `<dataset_dir>/<game>/packed/`; returns the games.
 
     The game of an episode is the last part of its path that names one, else `game`, else what the
-    archive is called. Stores appear when the archive has been read to its end and found whole; a
-    game whose store was made of the same `identity` is left as it is. Memory: a few episodes.
+    archive is called; games that are not in `only` are left out. Stores appear when the archive has
+    been read to its end and found whole; a game whose store was made of the same `identity` is left
+    as it is. Memory: a few episodes.
 
     A member that is no episode is skipped, counted and named in the log. One that is by its name
     and cannot be used is refused, or with `skip_bad_episodes` skipped and noted in the manifest.
@@ -56,7 +59,7 @@ def pack_archive(
     half-written stays.
     """
     parsers = min(_MAX_PARSERS, len(os.sched_getaffinity(0)))
-    stores = _Stores(archive, dataset_dir, identity, game, skip_bad_episodes)
+    stores = _Stores(archive, dataset_dir, identity, game, only, skip_bad_episodes)
     try:
         with (
             stores.resources,
@@ -76,23 +79,25 @@ def extract_archive(
     dataset_dir: Path,
     *,
     game: str | None = None,
+    only: Collection[str] = GAMES,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
     """Write the episode files of an archive, as they are, to `<dataset_dir>/<game>/`; the games.
 
     Each appears whole or not at all, and one of the same size that is there already is kept. What
-    they hold is looked at when they are packed. `game` and `on_bytes` as of `pack_archive`.
+    they hold is looked at when they are packed. `game`, `only` and `on_bytes` as of `pack_archive`.
 
     Raises the errors of `read_members`, UsageError if the game cannot be told, ToolkitError if
     there is no episode or one cannot be written.
     """
     games: set[str] = set()
-    strangers: list[str] = []
+    strangers = _Strangers()
 
     def wanted(path: str) -> bool:
         if not _belongs(path):
-            strangers.append(path)
-        return _belongs(path)
+            strangers.add(path)
+            return False
+        return _game_of(path, archive, game) in only
 
     with closing(read_ahead(read_members(archive, wanted, on_bytes), _AHEAD)) as members:
         for path, data in members:
@@ -130,15 +135,17 @@ class _Stores:
         dataset_dir: Path,
         identity: str,
         default_game: str | None,
+        only: Collection[str],
         skip_bad_episodes: bool,
     ) -> None:
         self.games: set[str] = set()  # that have their store
-        self.strangers: list[str] = []  # paths of members that are no episodes
+        self.strangers = _Strangers()
         self.resources = ExitStack()  # locks, and folders to remove
         self._archive = archive
         self._dataset_dir = dataset_dir
         self._identity = identity
         self._default_game = default_game
+        self._only = only
         self._skip_bad_episodes = skip_bad_episodes
         self._writers: dict[str, StoreWriter] = {}
         self._builds: dict[str, dict[str, Any]] = {}
@@ -146,26 +153,28 @@ class _Stores:
     def wants(self, path: str) -> bool:
         """Whether this member is needed; asked in the thread that reads ahead."""
         if not _belongs(path):
-            self.strangers.append(path)
+            self.strangers.add(path)
             return False
         game = self._game_of(path)
-        if game not in self._writers and is_packed(self._dataset_dir, game, self._identity):
-            self.games.add(game)
-        return game not in self.games
+        if game not in self._only:
+            return False
+        return game in self._writers or not self._is_finished(game)
 
     def add(self, path: str, contents: Episode | EpisodeError | dict[str, Any]) -> None:
         """Write what a member holds to the store of its game."""
         game, name = self._game_of(path), PurePosixPath(path).name
         if isinstance(contents, dict):
             self._builds[game] = contents
-        elif isinstance(contents, Episode):
-            self._writer(game).append(contents, name)
-        elif parse_name(name) is None:
-            self.strangers.append(path)
-        elif self._skip_bad_episodes:
-            self._writer(game).skip(name, str(contents).removeprefix(f"{path}: "))
-        else:
+        elif isinstance(contents, EpisodeError) and parse_name(name) is None:
+            self.strangers.add(path)
+        elif isinstance(contents, EpisodeError) and not self._skip_bad_episodes:
             raise EpisodeError(f"{self._archive}: {contents}")
+        elif (writer := self._writer(game)) is None:
+            pass
+        elif isinstance(contents, Episode):
+            writer.append(contents, name)
+        else:
+            writer.skip(name, str(contents).removeprefix(f"{path}: "))
 
     def commit(self) -> None:
         """Put all stores in their places."""
@@ -174,15 +183,45 @@ class _Stores:
             writer.commit(self._identity, self._builds.get(game))
             self.games.add(game)
 
-    def _writer(self, game: str) -> StoreWriter:
-        if game not in self._writers:
+    def _is_finished(self, game: str) -> bool:
+        if game not in self.games and is_packed(self._dataset_dir, game, self._identity):
+            self.games.add(game)
+        return game in self.games
+
+    def _writer(self, game: str) -> StoreWriter | None:
+        """The store of a game, begun where that is needed; None if another process finished it."""
+        if game not in self._writers and game not in self.games:
             packed = self._dataset_dir / game / PACKED_FOLDER
             self.resources.enter_context(lock_store(packed))
-            self._writers[game] = self.resources.enter_context(StoreWriter(packed, game))
-        return self._writers[game]
+            if not self._is_finished(game):
+                self._writers[game] = self.resources.enter_context(StoreWriter(packed, game))
+        return self._writers.get(game)
 
     def _game_of(self, path: str) -> str:
         return _game_of(path, self._archive, self._default_game)
+
+
+class _Strangers:
+    """Members that are no episodes: how many, and the paths of the first few."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # two threads find them
+        self._count = 0
+        self._named: list[str] = []
+
+    def add(self, path: str) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count <= _NAMED_STRANGERS:
+                self._named.append(path)
+
+    def report(self, archive: Path) -> None:
+        """One line in the log, if there are any."""
+        if self._count:
+            named = ", ".join(self._named) + (", ..." if self._count > _NAMED_STRANGERS else "")
+            logger.warning(
+                "%s: skipped %d members that are no episodes: %s", archive, self._count, named
+            )
 
 
 def _belongs(path: str) -> bool:
@@ -220,17 +259,8 @@ def _write(target: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _finish(archive: Path, games: set[str], strangers: list[str]) -> list[str]:
-    if strangers:
-        named = ", ".join(strangers[:_NAMED_STRANGERS])
-        more = ", ..." if len(strangers) > _NAMED_STRANGERS else ""
-        logger.warning(
-            "%s: skipped %d members that are no episodes: %s%s",
-            archive,
-            len(strangers),
-            named,
-            more,
-        )
+def _finish(archive: Path, games: set[str], strangers: _Strangers) -> list[str]:
+    strangers.report(archive)
     if not games:
         raise ToolkitError(f"{archive}: holds no episode")
     return sorted(games)

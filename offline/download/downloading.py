@@ -227,12 +227,17 @@ class Download:
                     self._folder.path,
                     identity=record.identity,
                     game=archive.game,
+                    only=archive.games,
                     skip_bad_episodes=self._settings.skip_bad_episodes,
                     on_bytes=on_bytes,
                 )
             else:
                 games = extract_archive(
-                    path, self._folder.path, game=archive.game, on_bytes=on_bytes
+                    path,
+                    self._folder.path,
+                    game=archive.game,
+                    only=archive.games,
+                    on_bytes=on_bytes,
                 )
         there = {game: self._folder.measure(game) for game in games}
         unpacked = {**record.unpacked, form: there}

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.games import GAMES
-
 BASE_URL = "https://dl.fbaipublicfiles.com/DGRL/"
 _SECOND_LAYOUT = "Procgen/Datasets/Compressed"
 
@@ -47,7 +45,7 @@ CATEGORIES = {
 class Archive:
     """One file of the release.
 
-    `games` are those wanted of it and `transitions` what it holds in all; `otherwise` are the
+    `games` are those wanted of it and `transitions` what these have in all; `otherwise` are the
     archives to take in its stead where the server does not have it.
     """
 
@@ -79,8 +77,8 @@ def archives(category: str, games: Sequence[str]) -> list[Archive]:
         for game in games
     ]
     if "{game}" not in facts.first_path:
-        everything = facts.transitions * len(GAMES)
-        return [Archive(facts.first_path, tuple(games), everything, tuple(second))]
+        of_all = facts.transitions * len(games)
+        return [Archive(facts.first_path, tuple(games), of_all, tuple(second))]
     return [
         Archive(facts.first_path.format(game=game), (game,), facts.transitions, (other,))
         for game, other in zip(games, second, strict=True)

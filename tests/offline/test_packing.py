@@ -232,7 +232,7 @@ read = packing.read_episode
 def slowly(path):
     import time
     time.sleep(pause)
-    print("read", flush=True)
+    print("read\\n", end="", flush=True)  # at once: several threads read
     return read(path)
 packing.read_episode = slowly
 try:
