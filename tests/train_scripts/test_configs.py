@@ -108,7 +108,8 @@ def default() -> Settings:
 
 def test_every_configuration_of_offline_is_tested_here() -> None:
     there = {path.relative_to(OFFLINE).as_posix() for path in OFFLINE.rglob("*") if path.is_file()}
-    assert there == {"default.json", *(f"{folder}/{algo}.json" for folder, algo in FILES)}
+    files = {f"{folder}/{algo}.json" for folder, algo in FILES}
+    assert there == {"default.json", "grids/small.json", *files}
 
 
 def test_the_default_configuration_states_every_flag_at_its_default() -> None:
@@ -116,6 +117,12 @@ def test_the_default_configuration_states_every_flag_at_its_default() -> None:
     written = json.loads((OFFLINE / "default.json").read_text())
     assert list(written.items()) == list(in_code.items())
     assert default() == in_code
+
+
+def test_the_small_grid_of_the_readme_is_two_short_runs() -> None:
+    grid = load("grids", "small")
+    assert grid == {"algo": ["bc"], "lr": [0.0005, 0.001], "epochs": [3], "eval_freq": [1]}
+    assert f"    {json.dumps({'grid': grid})}\n" in (ROOT / "README.md").read_text()
 
 
 def test_all_means_every_game() -> None:
