@@ -21,8 +21,8 @@ from common.errors import ToolkitError, UsageError
 from common.files import write_atomically
 from common.games import FRAME_SHAPE
 from offline.data.ahead import map_ahead
+from offline.data.frames import read_frames
 from offline.data.packing import BUILD_FILE
-from offline.data.placement import read_frames
 from offline.data.store import Selection
 
 logger = logging.getLogger(__name__)

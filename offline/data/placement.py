@@ -6,162 +6,24 @@ of 12,288 bytes, and it is the same batch.
 
 from __future__ import annotations
 
-import mmap
 import os
-import warnings
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from common.errors import ToolkitError, UsageError
+from common.errors import UsageError
 from common.games import FRAME_BYTES, FRAME_SHAPE
-from offline.data.store import PackedStore, Selection, damaged
+from offline.data.frames import FileFrames, Frames, MappedFrames, ResidentFrames, read_frames
+from offline.data.store import PackedStore, Selection
 
 DataDevice = Literal["auto", "cuda", "ram", "mmap"]
 GPU_MARGIN_BYTES = 4e9
 GPU_MARGIN_SHARE = 0.1
 RAM_SHARE = 0.6
 _CHUNK_ROWS = 4096
-# A row read through a map may bring this much into the process: Linux maps what the page cache has
-# of the 64 KB around a touched page, and a frame may lie on two such stretches.
-_MAPPED_BYTES = 2 * 65536
-_BATCHES_AHEAD = 2
-
-
-class Frames(Protocol):
-    """The frames of a selection.
-
-    `device` is where row numbers are wanted and gathered frames come out, `description` one line
-    that says where the frames are and why. Batches are best made `batches_ahead` of use, by
-    another thread: 0 unless a gather may wait for a disk.
-    """
-
-    device: torch.device
-    description: str
-    batches_ahead: int
-
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """Frames (n, 64, 64, 3) uint8 of rows (n,) int64, numbered as in the selection."""
-
-
-class ResidentFrames:
-    """All selected frames in one tensor, in RAM or on the GPU."""
-
-    batches_ahead = 0
-
-    def __init__(self, frames: torch.Tensor, description: str, pin_memory: bool = False) -> None:
-        self.device = frames.device
-        self.description = description
-        self._frames = frames
-        self._pin_memory = pin_memory
-
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        # index_select, not frames[rows]: on a CPU that is ten times slower (uint8, element-wise).
-        return _select_rows(self._frames, rows, self._pin_memory)
-
-
-class MappedFrames:
-    """Frames left in the stores' files; the operating system keeps the recent ones in RAM.
-
-    At most `budget` bytes of them belong to this process at a time; the page cache, which the
-    system takes back where memory is short, may hold more. Without a budget the files are read
-    ahead as a whole, once, in the background: for frames that fit into memory, since a copy of
-    them would cost seconds at every start and the memory twice.
-    """
-
-    def __init__(
-        self,
-        selection: Selection,
-        description: str,
-        pin_memory: bool = False,
-        budget: float | None = None,
-    ) -> None:
-        self._budget = budget
-        self._mapped = 0
-        self.batches_ahead = 0 if budget is None else _BATCHES_AHEAD
-        self.device = torch.device("cpu")
-        self.description = description
-        self._pin_memory = pin_memory
-        self._frames = [_as_tensor(store.frames) for store in selection.stores]
-        store_of, starts, ends = np.array(list(selection.runs()), np.int64).T
-        self._run_ends = np.cumsum(ends - starts)
-        self._run_shift = ends - self._run_ends  # from the selection's numbering to the store's
-        self._run_store = store_of
-        self._files = [_open_frames(self, store) for store in selection.stores]
-        self._maps = [_mapping(store.frames) for store in selection.stores]
-        if budget is None:
-            for store, start, end in selection.runs():
-                self._announce(store, np.arange(start, end))
-
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        numbers = rows.numpy()
-        run = np.searchsorted(self._run_ends, numbers, side="right")
-        store_rows = torch.from_numpy(numbers + self._run_shift[run])
-        stores = self._run_store[run]
-        if self._budget is not None:
-            self._keep_within(self._budget, len(rows))
-            for store in np.unique(stores):
-                self._announce(store, store_rows.numpy()[stores == store])
-        if stores.size and (stores == stores[0]).all():
-            return _select_rows(self._frames[stores[0]], store_rows, self._pin_memory)
-        gathered = torch.empty((len(rows), *FRAME_SHAPE), dtype=torch.uint8)
-        for store in np.unique(stores):
-            here = torch.from_numpy(np.flatnonzero(stores == store))
-            gathered.index_copy_(0, here, self._frames[store].index_select(0, store_rows[here]))
-        return gathered.pin_memory() if self._pin_memory else gathered
-
-    def _keep_within(self, budget: float, rows: int) -> None:
-        """Hand back the mapped pages before `rows` more could be too many."""
-        self._mapped += rows * _MAPPED_BYTES
-        if self._mapped > budget:
-            for frames in self._maps:
-                frames.madvise(mmap.MADV_DONTNEED)
-            self._mapped = rows * _MAPPED_BYTES
-
-    def _announce(self, store: int, rows: np.ndarray) -> None:
-        """Let the kernel fetch all rows at once: page fault by page fault takes 8 times as long."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        descriptor, offset = self._files[store]
-        rows = np.unique(rows)
-        heads = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-        counts = np.diff(heads, append=len(rows))
-        for first, count in zip(rows[heads].tolist(), counts.tolist(), strict=True):
-            start, size = offset + first * FRAME_BYTES, count * FRAME_BYTES
-            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
-
-
-def _open_frames(owner: object, store: PackedStore) -> tuple[int, int]:
-    """A descriptor of the frames' file, closed with its owner, and where in it the frames start."""
-    descriptor = os.open(store.path / "frames.npy", os.O_RDONLY)
-    weakref.finalize(owner, os.close, descriptor)
-    return descriptor, os.fstat(descriptor).st_size - store.frames.nbytes
-
-
-def _mapping(frames: np.ndarray) -> mmap.mmap:
-    """The memory map that an array shows."""
-    base: Any = frames
-    while not isinstance(base, mmap.mmap):
-        base = base.base
-    return base
-
-
-def _as_tensor(frames: np.ndarray) -> torch.Tensor:
-    """Share read-only frames with PyTorch; it warns that they must not be written, and none are."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
-        return torch.from_numpy(frames)
-
-
-def _select_rows(frames: torch.Tensor, rows: torch.Tensor, pin_memory: bool) -> torch.Tensor:
-    if not pin_memory:
-        return frames.index_select(0, rows)
-    pinned = torch.empty((len(rows), *FRAME_SHAPE), dtype=torch.uint8, pin_memory=True)
-    return torch.index_select(frames, 0, rows, out=pinned)
 
 
 def place_frames(
@@ -212,7 +74,7 @@ def place_frames(
         )
     reasons = reasons or ["as asked"]
     description = f"{what} read from disk as needed ({'; '.join(reasons)})"
-    return MappedFrames(selection, description, pin_memory=on_gpu, budget=budget)
+    return FileFrames(selection, description, pin_memory=on_gpu)
 
 
 def _load(
@@ -244,19 +106,6 @@ def _chunks(selection: Selection) -> Iterator[tuple[PackedStore, int, int]]:
     for store, start, end in selection.runs():
         for first in range(start, end, _CHUNK_ROWS):
             yield selection.stores[store], first, min(first + _CHUNK_ROWS, end)
-
-
-def read_frames(store: PackedStore, first: int, chunk: np.ndarray) -> None:
-    """Fill `chunk` (n, 64, 64, 3) with the store's rows from `first` on."""
-    path = store.path / "frames.npy"
-    try:
-        with open(path, "rb", buffering=0) as file:
-            header = os.fstat(file.fileno()).st_size - store.frames.nbytes
-            file.seek(header + first * FRAME_BYTES)
-            if file.readinto(chunk.data.cast("B")) != chunk.nbytes:
-                raise damaged(store.path, f"{path.name} is shorter than it was")
-    except OSError as error:
-        raise ToolkitError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _ram_budget(memory_budget_gb: float | None) -> float:

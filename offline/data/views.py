@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from offline.data.placement import Frames
+from offline.data.frames import Frames
 from offline.data.store import Selection
 
 ViewKind = Literal["state_actions", "transitions", "windows"]

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from common.episodes import Episode
+from offline.data.frames import Frames
 from offline.data.packing import open_game
-from offline.data.placement import DataDevice, Frames, place_frames
+from offline.data.placement import DataDevice, place_frames
 from offline.data.store import PackedStore, Selection, select_episodes
 from offline.data.views import TransitionView, ViewKind, WindowView, epoch_batches, make_view
 from tests.data_fixtures import make_episode, write_game

@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from offline.agents import agent_class
 from offline.agents.base import OfflineAgent
 from offline.arguments import ALGORITHMS
+from offline.data.frames import ResidentFrames
 from offline.data.packing import open_game
-from offline.data.placement import ResidentFrames
 from offline.data.store import select_episodes
 from offline.data.views import View, make_view
 from offline.training import FiniteCheck, Progress
