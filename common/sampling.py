@@ -18,6 +18,7 @@ class ActionSampler:
 
     def __init__(self, deterministic: bool = False) -> None:
         self.deterministic = deterministic
+        self._chosen_by: tuple[Tensor, float | None]  # logits or values, and epsilon if values
 
     def reset(self, num_envs: int, seed: int) -> None:
         """Start the streams of `num_envs` environments."""
@@ -36,6 +37,7 @@ class ActionSampler:
 
     def actions(self, logits: Tensor, env_ids: np.ndarray) -> np.ndarray:
         """Actions (n,) int64 for `logits` (n, num_actions) of the environments `env_ids` (n,)."""
+        self._chosen_by = logits, None
         if self.deterministic:
             likeliest: np.ndarray = logits.argmax(-1).cpu().numpy()
             return likeliest
@@ -52,9 +54,24 @@ class ActionSampler:
         Each environment uses two numbers per step, whether or not it explores, so its stream does
         not depend on the past.
         """
+        self._chosen_by = values, 0.0 if self.deterministic else epsilon
         best: np.ndarray = values.argmax(-1).cpu().numpy()
         if self.deterministic:
             return best
         explores = self.uniforms(env_ids) < epsilon
         any_one = (self.uniforms(env_ids) * values.shape[-1]).astype(np.int64)
         return np.where(explores, any_one, best)
+
+    def probabilities(self) -> np.ndarray:
+        """The policy that the last actions are of: (n, num_actions) float64, rows sum to 1.
+
+        For logits their softmax, also where only the likeliest action is taken; for values what
+        the epsilon-greedy draws follow, all on the best where there are no draws.
+        """
+        scores, epsilon = self._chosen_by
+        if epsilon is None:
+            softmax: np.ndarray = torch.softmax(scores.double(), -1).cpu().numpy()
+            return softmax
+        num_actions = scores.shape[-1]
+        best = np.eye(num_actions)[scores.argmax(-1).cpu().numpy()]
+        return (1.0 - epsilon) * best + epsilon / num_actions

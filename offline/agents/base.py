@@ -68,6 +68,10 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
     def act(self, observations: np.ndarray, env_ids: np.ndarray) -> np.ndarray:
         """See `common.rollout.Policy`."""
 
+    def action_probabilities(self) -> np.ndarray:
+        """The policy (n, num_actions) float64 that the last `act` followed, for who watches it."""
+        return self.sampler.probabilities()
+
     def observe(
         self, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, env_ids: np.ndarray
     ) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 
 from offline.data.inspection import GameReport
 from offline.data.store import PackedStore, Selection, select_episodes
+from offline.results.contact_sheet import SHEET_WIDTH, draw_sheet, sheet_height
 from offline.results.figures import COLOURS, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
 
-_TILES, _TILE_COLUMNS = 24, 8
+_TILES = 24
 _PLOT_HEIGHT = 4.6  # inches
 _BINS = 30
 
@@ -33,13 +33,16 @@ def dataset_figure(report: GameReport, stores: Sequence[PackedStore], path: Path
     )
     # Spread over all levels that there are.
     shown = np.unique(np.linspace(0, len(levels) - 1, _TILES).round().astype(int))
-    rows = -(-len(shown) // _TILE_COLUMNS)
-    sheet_height = 0.35 + 1.02 * rows
-    with new_figure(width=7.2, height=sheet_height + _PLOT_HEIGHT) as figure:
+    top = sheet_height(len(shown))
+    with new_figure(width=SHEET_WIDTH, height=top + _PLOT_HEIGHT) as figure:
         sheet, plots = figure.subfigures(
-            2, 1, squeeze=False, height_ratios=[sheet_height, _PLOT_HEIGHT]
+            2, 1, squeeze=False, height_ratios=[top, _PLOT_HEIGHT]
         ).flat
-        _draw_sheet(sheet, selection, levels[shown], first_episodes[shown], rows)
+        draw_sheet(
+            sheet,
+            [_first_frame(selection, episode) for episode in first_episodes[shown]],
+            [f"level {level}" if level >= 0 else "unknown level" for level in levels[shown]],
+        )
         axes = plots.subplot_mosaic(
             [["return", "action"], ["length", "action"], ["levels", "action"]]
         )
@@ -60,22 +63,11 @@ def dataset_figure(report: GameReport, stores: Sequence[PackedStore], path: Path
         return save_figure(figure, path)
 
 
-def _draw_sheet(
-    sheet: SubFigure, selection: Selection, levels: np.ndarray, episodes: np.ndarray, rows: int
-) -> None:
-    tiles = sheet.subplots(rows, _TILE_COLUMNS, squeeze=False).ravel()
-    for tile in tiles:
-        tile.set_axis_off()
-    for tile, level, episode in zip(tiles, levels, episodes, strict=False):
-        store = selection.stores[selection.store_of[episode]]
-        tile.imshow(store.frames[selection.episodes["start"][episode]])
-        tile.set_title(
-            f"level {level}" if level >= 0 else "unknown level",
-            fontsize=7,
-            weight="normal",
-            loc="center",
-            pad=2,
-        )
+def _first_frame(selection: Selection, episode: int) -> np.ndarray:
+    """(64, 64, 3) uint8."""
+    store = selection.stores[selection.store_of[episode]]
+    frame: np.ndarray = store.frames[selection.episodes["start"][episode]]
+    return frame
 
 
 def _draw_histogram(axes: Axes, values: np.ndarray, unit: str = "episodes") -> None:

@@ -96,6 +96,15 @@ def test_a_split_and_a_folder_may_be_named_and_the_first_frames_asked_for(
     assert sheet.count("<image ") == 2
 
 
+def test_a_gif_stays_below_the_size_asked_for(
+    finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"episodes": 1, "split": "train", "gif_megabytes": 0.4}
+    assert main(arguments(finished_copy.save_path, **changes)) == 0
+    assert (finished_copy.folder / "play" / "train.gif").stat().st_size < 4e5
+    assert re.search(r": 1 episode, one step of \d+, 0\.[1-4]\d MB$", capsys.readouterr().out)
+
+
 def test_the_best_the_median_and_the_worst_of_an_evaluation_are_filmed(
     evaluated: FinishedRun,
 ) -> None:
@@ -123,7 +132,7 @@ def test_another_mode_of_acting_is_filmed_from_its_own_evaluation(
     assert evaluate_offline_agent.main([*command, *both]) == 0
     changes = {"from": "evaluate_deterministic_episodes.csv", "split": "train"}
     line = refusal(finished_copy.save_path, capsys, **changes)
-    assert "(--checkpoint, --deterministic)" in line
+    assert "(--checkpoint, --deterministic, --no_cuda)" in line
     assert main(arguments(finished_copy.save_path, deterministic=True, **changes)) == 0
 
 
@@ -179,6 +188,8 @@ def test_a_broken_checkpoint_is_refused(
         ({"episodes": 101}, "--episodes 101: must be at most 100"),
         ({"checkpoint": "first"}, "--checkpoint first: choose one of final, best."),
         ({"episodes": 3, "from": "evaluate_episodes.csv"}, "--episodes: --from shows"),
+        ({"gif_megabytes": 0}, "--gif_megabytes 0: must be above 0"),
+        ({"gif_megabytes": 1, "format": "mp4"}, "--gif_megabytes belongs to --format gif"),
         ({"dataset": "data"}, "unknown flag --dataset"),
     ],
 )
@@ -267,8 +278,8 @@ def test_an_evaluation_of_another_run_is_refused_with_the_first_episode_that_dif
     path.write_text("\n".join(text))
     line = refusal(evaluated.save_path, capsys, **{"from": path})
     assert line == (
-        f"{path} is of another run, checkpoint or way of acting (--checkpoint, --deterministic): "
-        f"validation episode 2 was level {first['level_seed']} with return 77 in "
+        f"{path} is of another run, checkpoint or way of acting (--checkpoint, --deterministic, "
+        f"--no_cuda): validation episode 2 was level {first['level_seed']} with return 77 in "
         f"{first['length']} steps, is level {first['level_seed']} with return "
         f"{float(first['return']):g} in {first['length']} steps when played again"
     )
