@@ -3,7 +3,7 @@
 Runs the real training command twice on the same data: with the frames in RAM, and with a memory
 budget of a tenth of them, which leaves them on the disk. Prints the speed of both and the largest
 resident memory of each process. `python -m benchmarks.packing --keep True` leaves a store to use.
-The store is read once before, so that the page cache is as warm as the machine's memory allows.
+Before each run its part of the store is read once, so that the page cache is warm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from common.errors import ToolkitError, UsageError
 from common.flags import Flag, parse_flags, run_command
-from common.games import GAMES
+from common.games import FRAME_BYTES, GAMES
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,19 @@ def _train(settings: argparse.Namespace, folder: Path, flags: Sequence[str]) -> 
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise ToolkitError(f"training failed: {log.strip().splitlines()[-1]}")
+        raise ToolkitError(f"training failed: {log.strip()[-300:] or process.returncode}")
     with open(folder / settings.env_name / "run" / "logs.csv", newline="") as file:
         row = next(csv.DictReader(file))
     (placement,) = [line.split("; ", 1)[1] for line in log.splitlines() if line[:6] == "data: "]
     rate = float(row["samples_per_second"]) / settings.batch_size
     return Measurement(rate, usage.ru_maxrss * 1024, placement)
+
+
+def _warm(frames: Path, size: int) -> None:
+    """Have the first `size` bytes in the page cache."""
+    with open(frames, "rb", buffering=0) as file:
+        while file.tell() < size and file.read(_READ_BYTES):
+            pass
 
 
 def _benchmark(argv: Sequence[str] | None) -> None:
@@ -76,22 +83,23 @@ def _benchmark(argv: Sequence[str] | None) -> None:
     if not settings.dataset or not frames.is_file():
         raise UsageError(f"--dataset {settings.dataset}: no packed store of {settings.env_name}")
     settings.dataset = str(Path(settings.dataset).resolve())
-    size = frames.stat().st_size
-    with open(frames, "rb", buffering=0) as file:
-        while file.read(_READ_BYTES):
-            pass
+    # What a run takes of the store, from its start.
+    size = min(frames.stat().st_size, settings.batches * settings.batch_size * FRAME_BYTES)
     sides = {
-        "in memory": ["--data_device=ram", f"--memory_budget_gb={1.01 * size / 1e9:.6f}"],
+        "in memory": ["--data_device=ram", f"--memory_budget_gb={1.05 * size / 1e9:.6f}"],
         "a tenth of it": ["--data_device=auto", f"--memory_budget_gb={0.1 * size / 1e9:.6f}"],
     }
     measured: dict[str, list[Measurement]] = {name: [] for name in sides}
     for _ in range(settings.repeats):
         for name, flags in sides.items():
+            _warm(frames, size)
             with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
                 measured[name].append(_train(settings, Path(folder), flags))
             logger.info("%s: %.2f batches/s", name, measured[name][-1].batches_per_second)
-    print(f"store: {size / 1e9:.2f} GB of frames; {settings.batches:,} batches of")
-    print(f"{settings.batch_size} transitions, {settings.algo}, budget {0.1 * size / 1e9:.2f} GB")
+    print(
+        f"{size / 1e9:.2f} GB of frames, {settings.batches:,} batches of {settings.batch_size} "
+        f"transitions, {settings.algo}, budget {0.1 * size / 1e9:.2f} GB"
+    )
     rates = {
         name: statistics.median(m.batches_per_second for m in runs)
         for name, runs in measured.items()

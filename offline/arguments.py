@@ -81,7 +81,8 @@ DATA_FLAGS = (
         "data_device",
         str,
         "auto",
-        "Where frames live while training; auto takes the first that fits.",
+        "Where frames live while training: on the GPU, in RAM, or (mmap) in their files, read as "
+        "needed; auto takes the first that fits.",
         choices=("auto", "cuda", "ram", "mmap"),
     ),
     Flag(

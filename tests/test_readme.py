@@ -60,8 +60,8 @@ def test_the_make_targets_of_the_readme_are_there(target: str) -> None:
 
 @pytest.mark.parametrize("readme", READMES)
 def test_no_readme_keeps_a_placeholder(readme: str) -> None:
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    assert not re.findall(r"^[A-Z]{3,}$|TODO|FIXME|XXX", text, re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "", (ROOT / readme).read_text(encoding="utf-8"))
+    assert not re.findall(r"\b[A-Z]{2,}_[A-Z_]+\b|^[A-Z]{3,}$|TODO|FIXME|XXX", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("readme", READMES)

@@ -22,6 +22,7 @@ from offline.data.first_frames import (
     first_frame_hashes,
     frame_hash,
 )
+from offline.data.packing import PACKED_FOLDER
 from offline.data.provenance import draw_first_frame, drawn_as_installed, drawn_differently
 from offline.data.store import PackedStore, select_episodes
 from offline.results.statistics import standard_error
@@ -118,13 +119,19 @@ def games_in(datasets: Sequence[Path]) -> dict[str, list[Path]]:
     for dataset in datasets:
         if not dataset.is_dir():
             raise UsageError(f"dataset folder {dataset} does not exist")
-        games = [game for game in GAMES if (dataset / game).is_dir()]
+        games = [game for game in GAMES if _holds_data(dataset / game)]
         if not games:
             hint = f": give {dataset.parent}" if dataset.name in GAMES else ""
             raise UsageError(f"{dataset} has no folder that is named after a Procgen game{hint}")
         for game in games:
             found.setdefault(game, []).append(dataset)
     return {game: found[game] for game in GAMES if game in found}
+
+
+def _holds_data(folder: Path) -> bool:
+    """Not so what a failed download leaves: a folder with a lock in it."""
+    packed = folder / PACKED_FOLDER / "manifest.json"
+    return packed.is_file() or (folder.is_dir() and bool(list_episode_files(folder)))
 
 
 def inspect_game(

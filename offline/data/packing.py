@@ -15,7 +15,14 @@ from tqdm import tqdm
 from common.episodes import Episode, EpisodeError, list_episode_files, read_episode
 from common.errors import ToolkitError, UsageError
 from offline.data.ahead import map_ahead
-from offline.data.store import FORMAT, FORMAT_VERSION, PackedStore, read_manifest
+from offline.data.store import (
+    FORMAT,
+    FORMAT_VERSION,
+    NewerStoreError,
+    PackedStore,
+    StoreError,
+    read_manifest,
+)
 from offline.data.writing import StoreWriter, cannot_pack, lock_store
 
 logger = logging.getLogger(__name__)
@@ -73,10 +80,12 @@ def pack_folder(
     skip_bad_episodes: bool = False,
     progress: bool = True,
     place: str = "folder",
+    replace: bool = True,
 ) -> PackedStore:
     """The store at `packed` of the episode files in `source`, made if it is not that already.
 
-    Errors as of `open_game`; `place` is what to choose otherwise when `packed` cannot be written.
+    One that was made of something else is replaced, or without `replace` refused. Errors as of
+    `open_game`; `place` is what to choose otherwise when `packed` cannot be written.
     """
     files = list_episode_files(source)
     fingerprint = _fingerprint(source, files)
@@ -84,6 +93,8 @@ def pack_folder(
         try:
             with lock_store(packed):
                 if not is_current(packed, fingerprint):
+                    if not replace:
+                        require_replaceable(packed, fingerprint)
                     _pack(source, files, packed, game, fingerprint, skip_bad_episodes, progress)
         except OSError as error:
             raise cannot_pack(source, packed, error, place) from error
@@ -121,6 +132,28 @@ def is_current(packed: Path, fingerprint: str) -> bool:
     if not (packed / "manifest.json").is_file():
         return False
     return bool(read_manifest(packed).get("source_fingerprint") == fingerprint)
+
+
+def require_replaceable(packed: Path, fingerprint: str) -> None:
+    """UsageError if a whole store stands at `packed` that was made of something else."""
+    try:
+        other = read_manifest(packed)["source_fingerprint"] != fingerprint
+    except NewerStoreError:
+        raise
+    except StoreError:  # none, or damaged
+        return
+    if other:
+        raise UsageError(
+            f"{packed} holds episodes of another source: delete it, or choose another folder"
+        )
+
+
+def require_no_episode_files(folder: Path) -> None:
+    """UsageError if `folder` has episode files: training would pack them over its store."""
+    if folder.is_dir() and list_episode_files(folder):
+        raise UsageError(
+            f"{folder} holds episode files, which training packs by itself: choose another folder"
+        )
 
 
 def _pack(

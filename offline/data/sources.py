@@ -11,7 +11,12 @@ from common.episodes import list_episode_files
 from common.errors import UsageError
 from common.games import GAMES
 from offline.data.minari_format import DATA_FILE, inspect_minari, is_minari, read_minari
-from offline.data.packing import PACKED_FOLDER, pack_folder
+from offline.data.packing import (
+    PACKED_FOLDER,
+    pack_folder,
+    require_no_episode_files,
+    require_replaceable,
+)
 from offline.data.store import PackedStore
 from offline.data.unpacking import is_packed, pack_archive
 from offline.data.writing import StoreWriter, cannot_pack, lock_store
@@ -30,6 +35,8 @@ def pack_source(
         yield from _pack_archive(source, dataset_dir, game, skip_bad_episodes)
         return
     if is_minari(source):
+        if skip_bad_episodes:
+            raise UsageError(f"--skip_bad_episodes: {source} is taken whole or not at all")
         yield _pack_minari(source, dataset_dir, game)
         return
     folders = {name: source / name for name in GAMES if _has_episodes(source / name)}
@@ -43,7 +50,8 @@ def pack_source(
         raise UsageError(f"{source}: no episode files there, nor in a folder called like a game")
     for name, folder in folders.items():
         packed = dataset_dir / name / PACKED_FOLDER
-        yield pack_folder(folder, packed, name, skip_bad_episodes)
+        own = folder.resolve() == packed.parent.resolve()
+        yield pack_folder(folder, packed, name, skip_bad_episodes, replace=own)
 
 
 def _pack_archive(
@@ -77,9 +85,11 @@ def _pack_minari(source: Path, dataset_dir: Path, game: str | None) -> PackedSto
     packed = dataset_dir / name / PACKED_FOLDER
     status = (facts.data / DATA_FILE).stat()
     identity = f"{source.resolve().name} {status.st_size} {status.st_mtime_ns}"
+    require_no_episode_files(packed.parent)
     try:
         with lock_store(packed):
             if not is_packed(dataset_dir, name, identity):
+                require_replaceable(packed, identity)
                 with StoreWriter(packed, name) as writer:
                     episodes = read_minari(source)
                     for source_name, episode in tqdm(

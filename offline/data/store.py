@@ -16,6 +16,7 @@ next state only: it is a row, but no transition.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from common.episodes import parse_name
 from common.errors import ToolkitError, UsageError
 from common.games import FRAME_SHAPE
 
@@ -109,6 +111,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is a store of version {version}, this toolkit reads up to {FORMAT_VERSION}: "
             "update the toolkit, or delete the folder and pack again"
         )
+    for key in ("skipped", "source_fingerprint", "procgen"):
+        if key not in manifest:
+            raise damaged(path, f"manifest.json lacks {key}")
     for key in ("rows", "episodes"):
         if not isinstance(manifest.get(key), int) or manifest[key] < 1:
             raise damaged(path, f"manifest.json says {key} = {manifest.get(key)}")
@@ -221,7 +226,11 @@ def select_episodes(
         [np.asarray(store.episodes[fields]).astype(EPISODE_FIELDS) for store in stores]
     )
     store_of = np.repeat(np.arange(len(stores)), [len(store.episodes) for store in stores])
-    candidates = _on_levels(episodes, levels)
+    first = np.cumsum([0, *(len(store.episodes) for store in stores)])[:-1]
+    recorded = np.concatenate(
+        [start + _recorded_order(store) for start, store in zip(first, stores, strict=True)]
+    )
+    candidates = recorded[np.isin(recorded, _on_levels(episodes, levels))]
     if episode_order == "best":
         candidates = candidates[_best_first(episodes[candidates])]
     elif episode_order == "random":
@@ -237,6 +246,16 @@ def select_episodes(
     if selection.num_transitions == 0:
         raise UsageError(f"{stores[0].path}: the chosen episodes hold no transition")
     return selection
+
+
+def _recorded_order(store: PackedStore) -> np.ndarray:
+    """Indices (episodes,) int64 by timestamp and index, whatever order an archive had them in.
+
+    Those whose names do not tell come last, as they stand in the store.
+    """
+    names = [parse_name(os.fsdecode(source)) for source in store.episodes["source"]]
+    keys = [(0, name.timestamp, name.index) if name else (1, "", 0) for name in names]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
 
 
 def _on_levels(episodes: np.ndarray, levels: Sequence[int] | None) -> np.ndarray:

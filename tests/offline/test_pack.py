@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -68,6 +69,8 @@ def test_an_archive_is_packed_and_a_second_run_leaves_it_alone(
     assert_packs(dataset, archive, dataset, miner=MINER, coinrun=COINRUN)
     assert (dataset / "miner" / "packed").stat().st_ino == before
     archive.write_bytes(released_archive({"miner": MINER[1:]}))
+    assert "holds episodes of another source" in refused(2, archive, dataset)
+    shutil.rmtree(dataset / "miner")
     assert_packs(dataset, archive, dataset, miner=MINER[1:])
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from common.episodes import Episode
-from common.errors import ToolkitError
+from common.errors import ToolkitError, UsageError
 from offline.data.archives import DamagedArchiveError
 from offline.data.packing import open_game
 from offline.data.store import NewerStoreError
 from offline.data.unpacking import is_packed, pack_archive
 from offline.data.writing import lock_store
 from tests.command_runs import run_python, start_python, wait_until
-from tests.data_fixtures import TIMESTAMP, make_episode
+from tests.data_fixtures import TIMESTAMP, make_episode, write_game
 from tests.released_archives import PLAIN, released_archive, released_episode
 from tests.tar_fixtures import END, header, padded
 
@@ -71,14 +71,26 @@ def test_stores_of_the_same_archive_are_left_as_they_are(archive: Path, dataset:
     assert inodes(dataset) == before
 
 
-def test_stores_of_another_archive_are_replaced(archive: Path, dataset: Path) -> None:
+def test_stores_of_another_archive_are_refused_unless_they_are_to_be_replaced(
+    archive: Path, dataset: Path
+) -> None:
     pack_archive(archive, dataset, identity="1")
     before = inodes(dataset)
     archive.write_bytes(released_archive({"miner": MINER[1:]}))
-    assert pack_archive(archive, dataset, identity="2") == ["miner"]
+    with pytest.raises(UsageError, match="packed holds episodes of another source: delete it"):
+        pack_archive(archive, dataset, identity="2")
+    assert_holds(dataset, "miner", MINER)
+    assert pack_archive(archive, dataset, identity="2", replace=True) == ["miner"]
     assert inodes(dataset)["miner"] != before["miner"]
     assert inodes(dataset)["coinrun"] == before["coinrun"]
     assert_holds(dataset, "miner", MINER[1:])
+
+
+def test_an_archive_is_not_packed_beside_episode_files(archive: Path, dataset: Path) -> None:
+    write_game(dataset / "miner", MINER[:1])
+    with pytest.raises(UsageError, match="miner holds episode files, which training packs"):
+        pack_archive(archive, dataset, identity="1")
+    assert len(open_game(dataset, "miner", progress=False).episodes) == 1
 
 
 def test_only_the_games_that_are_missing_are_packed(archive: Path, dataset: Path) -> None:

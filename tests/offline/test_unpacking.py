@@ -16,7 +16,7 @@ import pytest
 from common.episodes import Episode, EpisodeError, parse_name
 from common.errors import ToolkitError, UsageError
 from offline.data.packing import open_game
-from offline.data.store import PackedStore
+from offline.data.store import PackedStore, select_episodes
 from offline.data.unpacking import extract_archive, pack_archive
 from tests.data_fixtures import make_episode, raw_arrays, save_npy, save_npz, write_game
 from tests.released_archives import PLAIN, archive_of, released_archive, released_members
@@ -106,6 +106,19 @@ def test_every_format_of_an_episode_is_read(archive: Path, dataset: Path, tmp_pa
     archive.write_bytes(archive_of(members))
     pack(archive, dataset)
     assert_same_arrays(opened(dataset, "miner"), folder_store(tmp_path / "files", "miner", MINER))
+
+
+def test_recorded_order_is_that_of_the_names_whatever_that_of_the_archive(
+    archive: Path, dataset: Path
+) -> None:
+    members = released_members({"miner": MINER})
+    archive.write_bytes(archive_of(dict(reversed(members.items()))))
+    pack(archive, dataset)
+    store = opened(dataset, "miner")
+    assert store.episodes["length"].tolist() == [episode.length for episode in MINER[::-1]]
+    first = select_episodes([store], dataset_size=1, episode_order="recorded").episodes
+    assert first["length"].tolist() == [MINER[0].length]
+    assert first["level_seed"].tolist() == [MINER[0].level_seed]
 
 
 def test_episodes_stand_in_the_order_of_the_archive(archive: Path, dataset: Path) -> None:
@@ -252,6 +265,24 @@ def test_a_bad_episode_is_skipped_and_noted_when_asked(
     store = open_game(dataset, "miner", skip_bad_episodes=True)
     assert store.manifest["skipped"] == [{"file": Path(BAD).name, "reason": "empty file"}]
     assert len(store.episodes) == 3
+
+
+def test_a_game_of_bad_episodes_only_costs_no_other_game(archive: Path, dataset: Path) -> None:
+    good = released_members({"coinrun": COINRUN, "miner": MINER})
+    archive.write_bytes(archive_of({BAD.replace("miner", "bigfish"): b"", **good}))
+    with pytest.raises(ToolkitError, match="none of 1 episode files can be used"):
+        pack(archive, dataset, skip_bad_episodes=True)
+    assert left_over(dataset) == ["packed", "packed"]
+    assert len(opened(dataset, "miner").episodes) == len(MINER)
+
+
+def test_a_file_that_only_ends_like_an_episode_needs_no_game(
+    archive: Path, dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = archive.rename(archive.with_name("level_1.tar"))
+    archive.write_bytes(archive_of({"meta.npy": b"x", **released_members({"miner": MINER})}))
+    assert pack(archive, dataset) == ["miner"]
+    assert "skipped 1 members that are no episodes: meta.npy" in caplog.text
 
 
 def test_an_archive_of_bad_episodes_only_is_refused(archive: Path, dataset: Path) -> None:
