@@ -135,7 +135,7 @@ def test_a_refused_archive_leaves_the_stores_that_were_there(archive: Path, data
     before = inodes(dataset)
     os.truncate(archive, archive.stat().st_size - 10_240)
     with pytest.raises(DamagedArchiveError):
-        pack_archive(archive, dataset, identity="2")
+        pack_archive(archive, dataset, identity="2", replace=True)
     assert inodes(dataset) == before
     assert_holds(dataset, "miner", MINER)
 

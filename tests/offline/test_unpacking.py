@@ -279,7 +279,7 @@ def test_a_game_of_bad_episodes_only_costs_no_other_game(archive: Path, dataset:
 def test_a_file_that_only_ends_like_an_episode_needs_no_game(
     archive: Path, dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    archive = archive.rename(archive.with_name("level_1.tar"))
+    archive = archive.with_name("level_1.tar")
     archive.write_bytes(archive_of({"meta.npy": b"x", **released_members({"miner": MINER})}))
     assert pack(archive, dataset) == ["miner"]
     assert "skipped 1 members that are no episodes: meta.npy" in caplog.text
