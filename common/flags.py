@@ -101,7 +101,7 @@ class Flag:
             named = (str(choice) for choice in self.choices if choice != "")
             parts.append(f"One of: {', '.join(named)}.")
         if not self.positional:
-            shown = self.default if self.default not in (None, "", []) else "none"
+            shown = self.default if self.default not in (None, "", (), []) else "none"
             parts.append(f"(default: {shown})")
         return " ".join(parts)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from common.flags import Flag, short_number, unnamed_settings_hash
+from common.errors import UsageError
+from common.flags import Flag, parse_flags, short_number, unnamed_settings_hash
 from common.games import DISTRIBUTION_MODES, GAMES
-from common.tracking import TRACKING_FLAGS
+from common.tracking import TRACKING_FLAGS, check_tracking_flags
 
 _ENV_NAME = Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES)
 _MODE = Flag("distribution_mode", str, "easy", "Procgen difficulty.", choices=DISTRIBUTION_MODES)
@@ -119,3 +121,41 @@ def ppo_xpid(settings: argparse.Namespace) -> str:
         f"-v{short_number(s.value_loss_coef)}-ha{short_number(s.entropy_coef)}"
         f"{'-' + rest if rest else ''}_{s.seed}"
     )
+
+
+def parse_ppo(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """Parse the flags of the training command; `xpid` is filled in.
+
+    Raises UsageError for anything wrong, flags that do not fit together included.
+    """
+    settings = parse_flags(TRAINER_FLAGS, argv, description)
+    check_tracking_flags(settings)
+    samples = settings.num_steps * settings.num_processes
+    if settings.num_mini_batch > samples:
+        raise UsageError(
+            f"--num_mini_batch {settings.num_mini_batch}: more than the {samples} steps of an "
+            "update (num_steps x num_processes)"
+        )
+    if settings.xpid in (".", "..", "latest") or "/" in settings.xpid:
+        raise UsageError(f"--xpid {settings.xpid}: give the name of a new folder, not a path")
+    settings.xpid = settings.xpid or ppo_xpid(settings)
+    return settings
+
+
+def parse_collection(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """Parse the flags of the collecting command.
+
+    Raises UsageError for anything wrong, flags that do not fit together included.
+    """
+    settings = parse_flags(COLLECTOR_FLAGS, argv, description)
+    if settings.ratio:
+        if settings.checkpoint_path:
+            raise UsageError("--ratio chooses the checkpoint itself: leave --checkpoint_path out")
+        if "dataset_saving_dir" in settings.given:
+            raise UsageError("--ratio writes to --ratio_dataset_dir: drop --dataset_saving_dir")
+        for name in ("ratio_checkpoint_dir", "ratio_dataset_dir"):
+            if not getattr(settings, name):
+                raise UsageError(f"--ratio {settings.ratio:g} needs --{name}")
+    elif settings.ratio_checkpoint_dir or settings.ratio_dataset_dir:
+        raise UsageError("--ratio_checkpoint_dir and --ratio_dataset_dir belong to --ratio")
+    return settings

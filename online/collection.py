@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from common.device import choose_device
 from common.envs import ProcgenVectorEnv
 from common.errors import ToolkitError, UsageError
+from common.files import write_atomically
 from common.rollout import EpisodeResult, rollout
 from common.seeding import derive_seed, seed_everything
 from online.episode_archive import EpisodeArchive
@@ -42,11 +44,14 @@ def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> Non
     """Play the policy in `checkpoint` until `capacity` transitions are written below `folder`.
 
     Only whole episodes count, so up to one episode per environment is played in vain. Stops at
-    `num_env_steps` steps; ToolkitError if no episode ended by then.
+    `num_env_steps` steps; ToolkitError if no episode ended by then. The last file written,
+    collection.json, counts episodes and transitions: where it is, the collection is finished.
     """
     archive = EpisodeArchive(folder / settings.env_name)
+    mark = archive.folder / "collection.json"
     if settings.save_dataset:
         archive.require_empty()
+        mark.unlink(missing_ok=True)  # of episodes that are gone
     seed_everything(settings.seed)
     policy = open_policy(checkpoint, settings)
     logger.info("collecting %s with %s", settings.env_name, checkpoint)
@@ -92,6 +97,9 @@ def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> Non
     env.close()
     if not finished:
         raise ToolkitError(f"no episode ended within --num_env_steps {settings.num_env_steps}")
+    if settings.save_dataset:
+        counts = {"episodes": len(finished), "transitions": transitions}
+        write_atomically(mark, (json.dumps(counts, indent=2) + "\n").encode())
     returns = np.array([episode.episode_return for episode in finished])
     logger.info(
         "%d episodes, %d transitions, mean return %.2f%s",

@@ -7,19 +7,16 @@ with the archived policy whose return is closest to that share of the final one'
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UsageError
-from common.flags import parse_flags, run_command
-from online.arguments import COLLECTOR_FLAGS
+from common.flags import run_command
+from online.arguments import parse_collection
 
 
 def _collect(argv: Sequence[str] | None) -> None:
-    settings = parse_flags(COLLECTOR_FLAGS, argv, __doc__ or "")
-    _check(settings)
+    settings = parse_collection(argv, __doc__ or "")
     from online.collection import collect
     from online.policy_files import checkpoint_by_ratio, find_runs, named_or_bundled
 
@@ -32,19 +29,6 @@ def _collect(argv: Sequence[str] | None) -> None:
         return
     policy = named_or_bundled(settings.checkpoint_path, settings.env_name)
     collect(policy, Path(settings.dataset_saving_dir), settings)
-
-
-def _check(settings: argparse.Namespace) -> None:
-    if settings.ratio:
-        if settings.checkpoint_path:
-            raise UsageError("--ratio chooses the checkpoint itself: leave --checkpoint_path out")
-        if "dataset_saving_dir" in settings.given:
-            raise UsageError("--ratio writes to --ratio_dataset_dir: drop --dataset_saving_dir")
-        for name in ("ratio_checkpoint_dir", "ratio_dataset_dir"):
-            if not getattr(settings, name):
-                raise UsageError(f"--ratio {settings.ratio:g} needs --{name}")
-    elif settings.ratio_checkpoint_dir or settings.ratio_dataset_dir:
-        raise UsageError("--ratio_checkpoint_dir and --ratio_dataset_dir belong to --ratio")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -185,11 +186,12 @@ def test_a_lost_store_is_packed_from_the_archive_that_is_there(
     assert server.sent(PATH) == HEAD_BYTES + len(ARCHIVE)
 
 
-def test_the_other_format_comes_from_the_archive_that_is_there(
+def test_the_other_format_comes_from_the_archive_once_the_store_is_gone(
     server: ArchiveServer, tmp_path: Path
 ) -> None:
     server.serve(PATH, ARCHIVE)
     assert run_here(server, tmp_path) == 0
+    shutil.rmtree(tmp_path / CATEGORY / "coinrun" / "packed")
     assert run_here(server, tmp_path, "--format=episodes") == 0
     assert len(list_episode_files(tmp_path / CATEGORY / "coinrun")) == len(COINRUN)
     assert server.sent(PATH) == HEAD_BYTES + len(ARCHIVE)
@@ -217,9 +219,31 @@ def test_more_games_are_added_to_those_that_are_there(
     assert server.sent(PATH) == HEAD_BYTES + len(ARCHIVE)
 
 
-def test_downloading_again_starts_over(server: ArchiveServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["packed", "episodes"])
+def test_the_record_remembers_games_that_came_one_after_the_other(
+    server: ArchiveServer, tmp_path: Path, form: str
+) -> None:
+    both = released_archive({"coinrun": COINRUN, "maze": MAZE}, PLAIN)
+    server.serve("100k_procgen_dataset_40.tar", both, content_type="application/x-tar")
+    flags = ("--category_name=level_40_E", f"--format={form}", "--clear_archives_after_unpacking")
+    asked = []
+    for games in ("coinrun", "maze", "coinrun", "coinrun maze"):
+        assert run_here(server, tmp_path, *flags, games=games) == 0
+        asked.append(len(server.requests))
+        server.requests.clear()
+    assert asked == [2, 2, 0, 0]
+    assert_holds(tmp_path, "coinrun", COINRUN, "level_40_E")
+    assert_holds(tmp_path, "maze", MAZE, "level_40_E")
+
+
+@pytest.mark.parametrize("form", ["packed", "episodes"])
+def test_downloading_again_starts_over_and_mixes_nothing(
+    server: ArchiveServer, tmp_path: Path, form: str
+) -> None:
     server.serve(PATH, ARCHIVE)
-    assert run_here(server, tmp_path) == 0
-    server.serve(PATH, released_archive({"coinrun": COINRUN[:2]}))
-    assert run_here(server, tmp_path, "--redownload_existing_archives") == 0
-    assert_holds(tmp_path, "coinrun", COINRUN[:2])
+    assert run_here(server, tmp_path, f"--format={form}") == 0
+    for episodes in (COINRUN[::-1], COINRUN[:2]):
+        server.serve(PATH, released_archive({"coinrun": episodes}))
+        again = (f"--format={form}", "--redownload_existing_archives")
+        assert run_here(server, tmp_path, *again) == 0
+        assert_holds(tmp_path, "coinrun", episodes)

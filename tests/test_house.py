@@ -27,8 +27,7 @@ ALLOWED = {
     "common": ("common",),
     "offline": ("offline", "common"),
     "online": ("online", "common"),
-    # Argument definitions, what they are written with, the one-line errors they raise, and the
-    # names of episode files, which tell how much a collection holds.
+    # Argument definitions, what they are written with, and the one-line errors they raise.
     "train_scripts": (
         "train_scripts",
         "offline.arguments",
@@ -36,7 +35,6 @@ ALLOWED = {
         "online.arguments",
         "common.flags",
         "common.errors",
-        "common.episodes.parse_name",
     ),
 }
 

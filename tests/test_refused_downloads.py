@@ -23,7 +23,13 @@ from tests.download_runs import (
     assert_holds,
     run_here,
 )
-from tests.released_archives import PLAIN, archive_of, released_archive, released_members
+from tests.released_archives import (
+    PLAIN,
+    archive_of,
+    released_archive,
+    released_episode,
+    released_members,
+)
 
 
 def the_error(capsys: pytest.CaptureFixture[str]) -> str:
@@ -153,7 +159,72 @@ def test_a_record_that_cannot_be_read_is_refused(
     assert record.read_text() == contents
 
 
+@pytest.mark.parametrize(
+    ("there", "wanted", "words"),
+    [
+        ("packed", "episodes", "coinrun/packed holds the store of an archive"),
+        ("episodes", "packed", "coinrun holds episode files"),
+    ],
+)
+def test_a_game_that_is_there_in_the_other_format_is_refused_before_anything_is_fetched(
+    server: ArchiveServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    there: str,
+    wanted: str,
+    words: str,
+) -> None:
+    server.serve(PATH, ARCHIVE)
+    assert run_here(server, tmp_path, f"--format={there}") == 0
+    server.requests.clear()
+    for flags in ((), ("--redownload_existing_archives",)):
+        assert run_here(server, tmp_path, f"--format={wanted}", *flags) == 1
+        line = the_error(capsys)
+        assert f"{tmp_path / CATEGORY}/{words}: take --format {there}" in line
+    assert server.requests == []
+    assert_holds(tmp_path, "coinrun", COINRUN)
+
+
+def test_several_games_in_the_other_format_have_a_line_each(
+    server: ArchiveServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.serve(PATH, ARCHIVE)
+    server.serve("1M/expert/maze.tar.xz", released_archive({"maze": MAZE}))
+    assert run_here(server, tmp_path, "--format=episodes", games="coinrun maze") == 0
+    assert run_here(server, tmp_path, games="coinrun maze") == 1
+    assert "coinrun, maze are there in the other format" in the_error(capsys)
+    assert caplog.text.count("holds episode files: take --format episodes") == 2
+
+
+def test_a_changed_archive_does_not_replace_episodes_that_were_added_by_hand(
+    server: ArchiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.serve(PATH, ARCHIVE)
+    assert run_here(server, tmp_path, "--format=episodes") == 0
+    mine = tmp_path / CATEGORY / "coinrun" / "20250101T000000_0_1_6_0.00.npy"
+    mine.write_bytes(released_episode(COINRUN[1]))
+    server.serve(PATH, released_archive({"coinrun": COINRUN[2:]}))
+    again = ("--format=episodes", "--redownload_existing_archives")
+    assert run_here(server, tmp_path, *again) == 1
+    assert f"{mine.parent} holds episode files that are not of " in the_error(capsys)
+    assert_holds(tmp_path, "coinrun", [*COINRUN, COINRUN[1]])
+
+
 # The disk
+
+
+def test_an_archive_that_grows_3000_times_is_not_refused_by_too_low_a_bound(
+    server: ArchiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.serve(PATH, ARCHIVE, length=10_000)  # 3,137 times for a level where nothing moves
+    assert run_here(server, tmp_path, "--dry_run=True") == 0
+    assert "at most 70.0 MB to unpack" in capsys.readouterr().out
+    server.serve(PATH, ARCHIVE, length=10_000_000)
+    assert run_here(server, tmp_path, "--dry_run=True", "--format=episodes") == 0
+    assert "at most 51.0 GB to unpack" in capsys.readouterr().out
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
@@ -161,7 +232,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
 ) -> None:
     server.serve(PATH, ARCHIVE, length=10**15)
     assert run_here(server, tmp_path) == 1
-    # 1,000,000 transitions of 12,300 bytes are less than 100 times the archive.
+    # 1,000,000 transitions of 12,300 bytes are less than 7,000 times the archive.
     need = r"1000012.3 GB of disk needed: 1000000.0 GB for archives, at most 12.3 GB to unpack"
     assert need in the_error(capsys)
     assert server.sent(PATH) == HEAD_BYTES
@@ -216,7 +287,7 @@ def test_a_dry_run_prints_addresses_and_sizes_and_writes_nothing(
     assert lines[0].split() == ["to", "fetch", "150.0", "kB", f"{server.url}/{PATH}"]
     assert lines[1].split() == ["to", "fetch", "50.0", "kB", f"{server.url}/{second}"]
     assert lines[2].split() == ["total", "200.0", "kB"]
-    assert lines[3].startswith("20.2 MB of disk needed: 200.0 kB for archives, at most 20.0 MB")
+    assert lines[3].startswith("1.4 GB of disk needed: 200.0 kB for archives, at most 1.4 GB")
     assert os.listdir(tmp_path) == []
     assert server.sent(PATH) == server.sent(second) == HEAD_BYTES
 

@@ -53,11 +53,11 @@ def part_size(folder: Path) -> int:
 
 
 def start_and_wait_for_a_chunk(
-    server: ArchiveServer, folder: Path, file: ServedFile
+    server: ArchiveServer, folder: Path, file: ServedFile, *more: str
 ) -> subprocess.Popen[str]:
     """A download that has brought something and is slow to bring more."""
     file.pause = 0.02
-    process = start(server, folder)
+    process = start(server, folder, *more)
     wait_until(lambda: part_size(folder) > 0, process)
     file.pause = 0.0
     return process
@@ -147,6 +147,24 @@ def test_a_file_that_changed_while_nobody_downloaded_starts_anew(
     server.serve(PATH, released_archive({"coinrun": COINRUN[::-1]}))
     assert run_here(server, tmp_path) == 0
     assert_holds(tmp_path, "coinrun", COINRUN[::-1])
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_downloading_again_goes_on_with_what_has_come(
+    server: ArchiveServer, tmp_path: Path, there_before: bool
+) -> None:
+    again = "--redownload_existing_archives"
+    if there_before:
+        server.serve(PATH, released_archive({"coinrun": COINRUN[::-1]}))
+        assert run_here(server, tmp_path) == 0
+    file = server.serve(PATH, ARCHIVE)
+    end(start_and_wait_for_a_chunk(server, tmp_path, file, again), signal.SIGKILL)
+    there = part_size(tmp_path)
+    assert there > 0
+    server.requests.clear()
+    assert run_here(server, tmp_path, again) == 0
+    assert server.sent(PATH) == HEAD_BYTES + len(ARCHIVE) - there
+    assert_holds(tmp_path, "coinrun", COINRUN)
 
 
 def test_a_second_download_into_the_same_folder_is_refused(

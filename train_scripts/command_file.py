@@ -1,13 +1,15 @@
 """Reads the commands of a sweep from the files that `train_scripts.make_cmd` writes.
 
 A file is read as a shell reads it: one command per line, a backslash at a line's end joins the
-next line to it, quotes hold whatever they hold, # starts a comment. Every command is parsed with
-the flags of its module, so a mistake is found here, before the first of a thousand runs starts.
+next line to it, quotes hold whatever they hold, # starts a comment. What a shell would expand or
+run otherwise ($HOME, *, &&) is refused. Every command is parsed as its module parses it, so a
+mistake is found here, before the first of a thousand runs starts.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -15,23 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UsageError
-from common.flags import Flag, parse_flags
+from common.flags import Flag
 from offline.arguments import SINGLE_LEVEL_FLAGS, parse_evaluation, parse_training
-from online.arguments import COLLECTOR_FLAGS, TRAINER_FLAGS, ppo_xpid
+from online.arguments import parse_collection, parse_ppo
 
 LOG_DIR = "logs"
 
 _PIECE = re.compile(
-    r"""(?P<plain>[^\s'"\\\#][^\s'"\\]*(?=\s))
+    r"""(?P<plain>[^\s'"\\\#~$`;&|<>()*?[{][^\s'"\\$`;&|<>()*?[{]*(?=\s))
       | (?P<space>[^\S\n]+|\\\n)
       | (?P<end>\n)
       | (?P<comment>\#[^\n]*)
-      | (?P<quoted>(?:[^\s'"\\]|'[^']*'|"(?:[^"\\]|\\.)*"|\\.)+)
+      | (?P<quoted>(?!~)(?:[^\s'"\\$`;&|<>()*?[{]|'[^']*'|"(?:[^"\\$`]|\\.)*"|\\.)+)
+      | (?P<expanded>[~$`;&|<>()*?[{]|"(?:[^"\\$`]|\\.)*[$`])
       | (?P<open>.)""",
     re.VERBOSE | re.DOTALL,
 )
-# `shlex` keeps a backslash and the line's end behind it, which to a shell are nothing.
-_CONTINUATION = re.compile(r"('[^']*'|\\[^\n])|\\\n")
+_QUOTING = re.compile(
+    r"""'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>.)""", re.DOTALL
+)
+# Between double quotes a backslash stands for itself before anything else.
+_ESCAPE_IN_DOUBLE = re.compile(r"""\\(?:\n|([$`"\\]))""")
 _PYTHON = re.compile(r"(.*/)?python[0-9.]*")
 
 
@@ -54,6 +60,11 @@ class Command:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
+    def evaluates(self) -> bool:
+        """Whether it plays what another command trains, in that one's folder."""
+        return self.module == _EVALUATE
+
+    @property
     def finished(self) -> bool:
         """Whether the folder holds what only a finished run leaves there."""
         return _MODULES[self.module].finished(self)
@@ -62,7 +73,7 @@ class Command:
     def continuing(self) -> tuple[str, ...]:
         """`words` so that they continue what an earlier attempt has left, if there is any."""
         # An evaluation starts anew, and a collection has no such flag.
-        if self.module == _EVALUATE or getattr(self.settings, "resume", True):
+        if self.evaluates or getattr(self.settings, "resume", True):
             return self.words
         return (*self.words, "--resume=True")
 
@@ -88,22 +99,29 @@ def _parse_single_level(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
 
 def _parse_evaluation(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
     settings = parse_evaluation(argv, "")
+    if settings.checkpoint != "final":
+        raise UsageError(
+            f"--checkpoint {settings.checkpoint}: a sweep evaluates the final checkpoint, whose "
+            "results have the same files: give this command by itself"
+        )
     game = Path(settings.save_path) / settings.env_name
     folders = [game / name for name in settings.xpids]
     return settings, next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _parse_online(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
-    settings = parse_flags(TRAINER_FLAGS, argv, "")
-    settings.xpid = settings.xpid or ppo_xpid(settings)
+    settings = parse_ppo(argv, "")
     return settings, Path(settings.model_saving_dir) / settings.env_name / settings.xpid
 
 
 def _parse_collection(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
-    settings = parse_flags(COLLECTOR_FLAGS, argv, "")
-    return settings, Path(settings.ratio_dataset_dir or settings.dataset_saving_dir) / (
-        settings.env_name
-    )
+    settings = parse_collection(argv, "")
+    if settings.ratio:
+        raise UsageError(
+            f"--ratio {settings.ratio:g} makes a collection of every run it will find, and a sweep "
+            "must know its folder: run the command by itself"
+        )
+    return settings, Path(settings.dataset_saving_dir) / settings.env_name
 
 
 def _trained(command: Command) -> bool:
@@ -111,7 +129,24 @@ def _trained(command: Command) -> bool:
 
 
 def _evaluated(command: Command) -> bool:
-    return (command.folder / "evaluate.csv").exists()
+    """Whether the evaluation has left its files for every mode that it is told to act in.
+
+    They do not tell their checkpoint, so a sweep evaluates the final one alone, nor the number of
+    episodes, so other numbers are no other evaluation.
+    """
+    modes = getattr(command.settings, "acting_modes", (command.settings.deterministic,))
+    names = {True: "evaluate_deterministic.csv", False: "evaluate_sampled.csv"}
+    names[_trained_mode(command.folder, modes[0])] = "evaluate.csv"
+    return all((command.folder / names[mode]).exists() for mode in modes)
+
+
+def _trained_mode(folder: Path, otherwise: bool) -> bool:
+    """The value of --deterministic that the run was trained with; `otherwise` if it is not told."""
+    try:
+        document = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        return bool(document["settings"]["deterministic"])
+    except (OSError, ValueError, KeyError):
+        return otherwise
 
 
 def _trained_on_one_level(command: Command) -> bool:
@@ -124,10 +159,7 @@ def _trained_online(command: Command) -> bool:
 
 
 def _collected(command: Command) -> bool:
-    from common.episodes import parse_name
-
-    names = (parse_name(path) for path in command.folder.glob("*.npz"))
-    return sum(name.length for name in names if name) >= command.settings.capacity
+    return (command.folder / "collection.json").exists()
 
 
 _TRAIN = "offline.train_offline_agent"
@@ -185,8 +217,11 @@ def read_commands(paths: Sequence[str | Path], module_name: str = "") -> list[Co
 
 
 def log_file(log_dir: str | Path, name: str, command: Command) -> Path:
-    """Where a sweep called `name` keeps what a run prints: `<log_dir>/<name>/<run_id>.log`."""
-    return Path(log_dir) / name / f"{command.run_id}.log"
+    """Where a sweep called `name` keeps what a run prints: `<log_dir>/<name>/<run_id>.log`.
+
+    An evaluation has `<run_id>.eval.log`, beside that of the training.
+    """
+    return Path(log_dir) / name / f"{command.run_id}{'.eval' if command.evaluates else ''}.log"
 
 
 def _parse(words: Sequence[str], module_name: str) -> Command:
@@ -208,7 +243,8 @@ def _parse(words: Sequence[str], module_name: str) -> Command:
 def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The commands of a file as lists of words, each with the number of its first line."""
     try:
-        text = path.read_bytes().decode() + "\n"  # read_text would change carriage returns
+        # read_text would change carriage returns. The last line ends even behind a backslash.
+        text = path.read_bytes().decode() + "\n\n"
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -219,6 +255,11 @@ def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
         kind, written = piece.lastgroup, piece[0]
         if kind == "open":
             raise UsageError(f"{path}: line {line}: a quote that is not closed")
+        if kind == "expanded":
+            raise UsageError(
+                f"{path}: line {line}: a shell would not take {written[-1]} as it stands, and a "
+                "sweep expands nothing: write the value, or quote it in ''"
+            )
         if kind in ("plain", "quoted"):
             start = start if words else line
             words.append(written if kind == "plain" else _unquoted(written))
@@ -230,4 +271,13 @@ def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _unquoted(word: str) -> str:
-    return "".join(shlex.split(_CONTINUATION.sub(r"\1", word)))
+    """What a shell makes of a word whose quotes are closed."""
+
+    def bare(part: re.Match[str]) -> str:
+        if part["double"] is not None:
+            return _ESCAPE_IN_DOUBLE.sub(r"\1", part["double"])
+        if part["single"] is not None:
+            return part["single"]
+        return part["escaped"].strip("\n")  # nothing, where it joins two lines
+
+    return _QUOTING.sub(bare, word)

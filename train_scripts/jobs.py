@@ -1,4 +1,7 @@
-"""What runs inside a job of a cluster: several commands at once, stopped and continued as one."""
+"""Starts commands; what runs inside a job of a cluster: several at once, continued as one.
+
+Commands end with the process that starts them, their state saved.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from common.errors import ToolkitError
 from train_scripts.command_file import Command
-from train_scripts.run_state import ATTEMPT
+from train_scripts.run_state import ATTEMPT, note_end, signal_name
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -25,6 +32,19 @@ logger = logging.getLogger(__name__)
 
 # One of these comes before preemption and the time limit; submitit acts on it.
 _WARNINGS = {signal.SIGUSR1, signal.SIGUSR2}
+# How often Slurm is asked about a job, and the time between: half a minute, as long as it leaves a
+# job that is told to stop.
+QUERIES, QUERY_SECONDS = 7, 5.0
+DEFAULT_ARRAY_SIZE = 1001  # Slurm's MaxArraySize where slurm.conf says nothing
+
+# Becomes the run, once the kernel has promised it SIGTERM at its parent's end (PR_SET_PDEATHSIG). A
+# process of its own asks for that: Python between fork and exec is not safe beside other threads.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 
 
 class RunTogether:
@@ -46,7 +66,8 @@ class RunTogether:
         # would kill them, only reaches this process, and not before it knows them all.
         signal.pthread_sigmask(signal.SIG_BLOCK, _WARNINGS)
         for number, (command, log) in enumerate(runs):
-            self._children.append(_start(command, log, share_of_machine(number, len(runs))))
+            environment = share_of_machine(number, len(runs))
+            self._children.append(_start_locked(command, environment, log))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WARNINGS)
         codes = [child.wait() for child in self._children]
         if self._told_to_stop and any(codes):
@@ -55,9 +76,12 @@ class RunTogether:
                 # Slurm, but by submitit, as after a warning.
                 signal.raise_signal(signal.SIGUSR2)
             sys.exit(128 + signal.SIGTERM)
-        failed = [str(log) for (_, log), code in zip(runs, codes, strict=True) if code]
+        failed = {log: code for (_, log), code in zip(runs, codes, strict=True) if code}
+        for log, code in failed.items():
+            if signal_name(code):
+                note_end(log, code)
         if failed:
-            sys.exit(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+            sys.exit(f"{len(failed)} of {len(runs)} runs failed: {', '.join(map(str, failed))}")
 
     def checkpoint(self, runs: Sequence[tuple[Command, Path]]) -> DelayedSubmission:
         """Stop the runs, each with its state saved; what the job is to do when it starts again."""
@@ -94,12 +118,31 @@ def share_of_machine(number: int, count: int) -> dict[str, str]:
     return environment
 
 
+def queued_jobs() -> set[str]:
+    """Ids of this user's jobs that wait or run. Raises ToolkitError if Slurm does not answer."""
+    query = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ToolkitError(f"squeue: {done.stderr}")
+    return set(done.stdout.split())
+
+
+def max_array_size() -> int:
+    """The most jobs that the cluster takes as one array; without a cluster, Slurm's default."""
+    if shutil.which("scontrol"):
+        query = ["scontrol", "show", "config"]
+        said = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+        if match := re.search(r"^MaxArraySize\s*=\s*([1-9]\d*)", said, re.MULTILINE):
+            return int(match[1])
+    return DEFAULT_ARRAY_SIZE
+
+
 def run_in_turn(commands: Sequence[Command]) -> int:
     """Run the commands in the foreground, one after the other; the exit code."""
     failed = 0
     for command in commands:
         logger.info("%s%s", ATTEMPT, shlex.join(command.continuing))
-        child = subprocess.Popen([sys.executable, *command.continuing[1:]])
+        child = start(command)
         try:
             failed += child.wait() != 0
         except KeyboardInterrupt:
@@ -109,28 +152,50 @@ def run_in_turn(commands: Sequence[Command]) -> int:
     return 1 if failed else 0
 
 
-def _start(command: Command, log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    command: Command, environment: Mapping[str, str] | None = None, log: BinaryIO | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the run, which gets SIGTERM if this process ends before it.
+
+    With `log` it prints there, below a line that tells the attempt, and reads nothing.
+    """
     words = command.continuing
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
+    if log is not None:
+        log.write(f"{ATTEMPT}{shlex.join(words)}\n".encode())
+        log.flush()
+    return subprocess.Popen(
+        [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *words[1:]],
+        env=environment,
+        stdin=None if log is None else subprocess.DEVNULL,
+        stdout=log,
+        stderr=None if log is None else subprocess.STDOUT,
+        # A group of its own: the terminal's Ctrl-C is for this process, which passes it on.
+        start_new_session=log is not None,
+    )
+
+
+def _start_locked(
+    command: Command, environment: Mapping[str, str], path: Path
+) -> subprocess.Popen[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as log:
         # Until the run ends, it tells others that somebody is at work on it.
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.write(f"{ATTEMPT}{shlex.join(words)}\n".encode())
-        file.flush()
-        return subprocess.Popen(
-            [sys.executable, *words[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return start(command, environment, log)
 
 
 def _still_running() -> bool:
-    """Whether Slurm means this job to go on: it is neither cancelled nor in the queue again."""
+    """Whether Slurm means this job to go on: it is neither cancelled nor in the queue again.
+
+    Where Slurm does not answer, a job goes on: one too many is found finished, one too few is lost.
+    """
     job = os.environ["SLURM_JOB_ID"]
     query = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    return done.stdout.strip() == "RUNNING"
+    for number in range(QUERIES):
+        if number:
+            time.sleep(QUERY_SECONDS)
+        done = subprocess.run(query, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip() == "RUNNING"
+    return True

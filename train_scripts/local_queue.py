@@ -11,10 +11,8 @@ import contextlib
 import fcntl
 import logging
 import os
-import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,8 +25,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from train_scripts.command_file import Command, log_file
-from train_scripts.jobs import share_of_machine
-from train_scripts.run_state import ATTEMPT, Machine, last_error
+from train_scripts.jobs import share_of_machine, start
+from train_scripts.run_state import Machine, note_end, signal_name
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +34,6 @@ MAX_RESTARTS = 2  # of a run that was killed
 POLL_SECONDS = 0.2
 SHOW_SECONDS = 10.0  # between pictures of a bar in which nothing happens
 LOOK_AGAIN_SECONDS = 2.0  # at a run that another process is at work on
-
-# Becomes the run, once the kernel has promised it SIGTERM at the queue's end (PR_SET_PDEATHSIG). A
-# process of its own asks for that: Python between fork and exec is not safe beside other threads.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
 
 @dataclass
@@ -92,17 +81,7 @@ class _Queue:
                 self.finished += 1
                 return None
             run.elsewhere = False
-            words = run.command.continuing
-            log.write(f"{ATTEMPT}{shlex.join(words)}\n".encode())
-            return subprocess.Popen(
-                [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *words[1:]],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A group of its own: the terminal's Ctrl-C is for the queue, which passes it on.
-                start_new_session=True,
-            )
+            return start(run.command, environment, log)
 
     def _leave_to_others(self, run: _Run) -> None:
         if not run.elsewhere:
@@ -121,23 +100,14 @@ class _Queue:
                 self.finished += 1
             elif Machine().holds(run.command.folder):
                 self._leave_to_others(run)
-            elif (signal_name := _signal_name(code)) and run.restarts < MAX_RESTARTS:
+            elif (name := signal_name(code)) and run.restarts < MAX_RESTARTS:
                 run.restarts += 1
-                logger.warning("ended by %s, to be continued: %s", signal_name, run.command.run_id)
+                logger.warning("ended by %s, to be continued: %s", name, run.command.run_id)
                 self.waiting.append(run)
             else:
-                self._fail(run, code)
-
-    def _fail(self, run: _Run, code: int) -> None:
-        signal_name = _signal_name(code)
-        error = "" if signal_name else last_error(run.log)
-        if not error:  # the run could not tell
-            ended = f"by {signal_name} {1 + run.restarts} times" if signal_name else "early"
-            error = f"ended {ended} with exit code {code}"
-            with open(run.log, "a", encoding="utf-8") as file:
-                file.write(f"error: {error}\n")
-        logger.warning("failed: %s: %s", run.command.run_id, error)
-        self.failed.append((run, error))
+                error = note_end(run.log, code, 1 + run.restarts)
+                logger.warning("failed: %s: %s", run.command.run_id, error)
+                self.failed.append((run, error))
 
     def show(self, bar: tqdm) -> None:
         """Draw the bar anew if there is something to tell, or to show that the queue lives."""
@@ -237,12 +207,6 @@ def _count_gpus() -> int:
         return 0
     # Indented lines tell the parts of a card.
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
-def _signal_name(code: int) -> str:
-    """Of the signal that ended a process, or that it ended itself for; empty if none did."""
-    number = -code if code < 0 else code - 128
-    return signal.Signals(number).name if number in set(signal.Signals) else ""
 
 
 @contextlib.contextmanager

@@ -71,7 +71,8 @@ def make_commands(settings: argparse.Namespace) -> list[list[str]]:
     if not settings.grid_config:
         raise UsageError("--grid_config: name a grid, for instance bc")
     base_folder = CONFIGS / settings.base_config
-    folder = base_folder / (settings.dir or ("single" if single else "grids"))
+    # Resolved for the messages: --dir may lead elsewhere.
+    folder = (base_folder / (settings.dir or ("single" if single else "grids"))).resolve()
     flags = modules[module]
     base = read_base(base_folder / "default.json", flags)
     grid = read_grid(folder / f"{settings.grid_config}.json", flags)
@@ -81,11 +82,11 @@ def make_commands(settings: argparse.Namespace) -> list[list[str]]:
     for name in ("wandb_project", "wandb_entity"):
         if value := getattr(settings, name):
             grid[name] = [value]
-    # The first trials are made and left out, so that seeds are checked and numbered as always.
-    trials = settings.start_index + settings.num_trials
-    runs = expand(base, grid, trials, flags)
-    kept = [run for i, run in enumerate(runs) if i % trials >= settings.start_index]
-    return [["python", "-m", module, *to_arguments(run)] for run in kept]
+    runs = expand(base, grid, settings.num_trials, flags)
+    seed = next(flag for flag in flags if flag.name == "seed")
+    for run in runs:
+        run["seed"] = seed.parse(str(run["seed"] + settings.start_index))
+    return [["python", "-m", module, *to_arguments(run)] for run in runs]
 
 
 def as_text(command: Sequence[str], new_line: bool = False) -> str:

@@ -7,12 +7,13 @@ import csv
 import fcntl
 import os
 import re
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train_scripts.command_file import MODULE_NAMES, Command
+from train_scripts.command_file import Command
 
 FINISHED, RUNNING, WAITING, STOPPED, FAILED = "finished running waiting stopped failed".split()
 STATES = (FINISHED, RUNNING, WAITING, STOPPED, FAILED)
@@ -101,7 +102,7 @@ def state(command: Command, logs: Sequence[Path], machine: Machine) -> tuple[str
     if command.finished:
         return FINISHED, ""
     folder = command.folder
-    if command.module == MODULE_NAMES["eval"]:
+    if command.evaluates:
         started, own = False, []  # the folder is that of the training, and tells nothing
     else:
         started = folder.is_dir()
@@ -155,6 +156,24 @@ def last_error(log: Path) -> str:
     return ""
 
 
+def signal_name(code: int) -> str:
+    """Of the signal that ended a process, or that it ended itself for; empty if none did."""
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else ""
+
+
+def note_end(log: Path, code: int, attempts: int = 1) -> str:
+    """The error of a run that failed with exit code `code`; the log's last line tells it then."""
+    name = signal_name(code)
+    error = "" if name else last_error(log)
+    if not error:  # the run could not tell
+        times = f" {attempts} times" if attempts > 1 else ""
+        error = f"ended {f'by {name}{times}' if name else 'early'} with exit code {code}"
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"error: {error}\n")
+    return error
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run's logs.csv has come.
@@ -172,7 +191,9 @@ class Progress:
 
 
 def progress(command: Command) -> Progress | None:
-    """What logs.csv tells; None if there is no row yet."""
+    """What logs.csv tells; None if there is no row yet, or if it is another command's."""
+    if command.evaluates:
+        return None
     path = command.folder / "logs.csv"
     try:
         with open(path, encoding="utf-8", newline="") as file:

@@ -1,10 +1,11 @@
 """Run the commands of a sweep: python -m train_scripts.slurm -path bc_commands.txt -name "bc"
 
-Takes the files that train_scripts.make_cmd writes and submits their runs to Slurm as one job
-array, or with --cluster local runs them on this machine. Finished runs and runs that are in the
-queue already are left out, so the same command may be given again at any time. A job that is
-preempted or reaches its time limit saves the state of its runs, goes back into the queue and
-continues them. What a run prints goes to <log_dir>/<name>/<env_name>/<xpid>.log.
+Takes the files that train_scripts.make_cmd writes and submits their runs to Slurm as job arrays, or
+with --cluster local runs them on this machine. Finished runs and runs that are in the queue
+already, of whatever sweep in --log_dir, are left out, so the same command may be given again at any
+time. A job that is preempted or reaches its time limit saves the state of its runs, goes back into
+the queue and continues them. What a run prints goes to <log_dir>/<name>/<env_name>/<xpid>.log, what
+its evaluation prints to <xpid>.eval.log.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import argparse
 import contextlib
 import csv
 import io
+import itertools
 import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import ToolkitError, UsageError
 from common.flags import Flag, parse_flags, run_command
@@ -33,10 +34,15 @@ from train_scripts.command_file import (
     log_file,
     read_commands,
 )
-from train_scripts.jobs import RunTogether, run_in_turn
+from train_scripts.jobs import RunTogether, max_array_size, queued_jobs, run_in_turn
+from train_scripts.make_cmd import write_out
 
 # A run may need many times the time limit, and every job brings it further: no end to requeueing.
 MAX_TIMEOUTS = 10_000
+# Below a sweep's folder: job, module and folder of every run submitted.
+RECORD = "jobs.csv"
+
+_T = TypeVar("_T")
 
 
 def minutes(text: str) -> int:
@@ -66,7 +72,7 @@ SLURM_FLAGS = (
     Flag("constraint", str, "", "Features that nodes must have."),
     Flag("account", str, "", "Account to charge."),
     Flag("qos", str, "", "Quality of service."),
-    Flag("array_parallelism", int, 256, "Most jobs at once.", minimum=1),
+    Flag("array_parallelism", int, 256, "Most jobs of an array at once.", minimum=1),
     Flag("setup", str, (), "Lines for the shell before a job's work: module load cuda.", many=True),
     Flag("runs_per_job", int, 1, "Runs that share one job, and its GPU, at once.", minimum=1),
 )
@@ -102,11 +108,13 @@ def _slurm(argv: Sequence[str] | None) -> int:
         return _submit(commands, settings)
     unfinished = [command for command in commands if not command.finished]
     if settings.dry_run:
-        print(*_lines(unfinished), sep="\n")
+        write_out(_lines(unfinished))
         return 0
     if settings.cluster == "debug":
         return run_in_turn(unfinished)
-    _prepare_logs(Path(settings.log_dir) / settings.name)
+    folder = Path(settings.log_dir) / settings.name
+    _prepare_logs(folder)
+    _link_latest(folder)
     from train_scripts.local_queue import run_queue
 
     return run_queue(commands, settings.jobs, Path(settings.log_dir), settings.name)
@@ -121,6 +129,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("--path: name a file of commands, as train_scripts.make_cmd writes them")
     unused = set() if settings.cluster == "slurm" else {flag.name for flag in SLURM_FLAGS}
     unused |= set() if settings.cluster == "local" else {"jobs"}
+    unused |= {"log_dir", "name"} if settings.cluster == "debug" else set()
     for name in sorted(unused & settings.given):
         raise UsageError(f"--{name}: --cluster {settings.cluster} does not use it")
     settings.name = settings.name or "-".join(Path(path).stem for path in settings.path)
@@ -130,70 +139,88 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _submit(commands: Sequence[Command], settings: argparse.Namespace) -> int:
-    """Submit the runs that are neither finished nor in the queue, as one job array."""
+    """Submit the runs that are neither finished nor in the queue, as job arrays."""
     if shutil.which("sbatch") is None and not settings.dry_run:
         raise ToolkitError(
             "no Slurm on this machine (no sbatch): --cluster local runs the commands here"
         )
     folder = Path(settings.log_dir) / settings.name
-    record = folder / "jobs.csv"
     unfinished = [command for command in commands if not command.finished]
-    queued = _queued_runs(record)
-    left = [command for command in unfinished if command.run_id not in queued]
+    queued = _queued_runs(Path(settings.log_dir))
+    left = [command for command in unfinished if _identity(command) not in queued]
     told = (
         f"{len(commands)} runs: {len(commands) - len(unfinished)} finished, "
         f"{len(unfinished) - len(left)} in the queue"
     )
     if not left:
-        print(f"{told}, nothing to submit")
+        write_out([f"{told}, nothing to submit"])
         return 0
-    size = settings.runs_per_job
-    packs = [left[i : i + size] for i in range(0, len(left), size)]
+    packs = _cut(left, settings.runs_per_job)
+    arrays = _cut(packs, max_array_size())
     job_folder = folder / "slurm" / f"{datetime.now():%Y%m%dT%H%M%S%f}"
     if settings.dry_run:
-        print(_script(job_folder, len(packs), settings))
-        for number, pack in enumerate(packs):
-            print(f"# job {number}", *_lines(pack), sep="\n")
+        for array in arrays:
+            jobs = [[f"# job {i}", *_lines(pack)] for i, pack in enumerate(array)]
+            write_out([_script(job_folder, len(array), settings), *itertools.chain(*jobs)])
         return 0
     _prepare_logs(folder)
-    jobs = _submit_packs(job_folder, packs, settings)
-    with open(record, "a", encoding="utf-8", newline="") as file:
-        rows = zip(jobs, packs, strict=True)
-        csv.writer(file).writerows((job, command.run_id) for job, pack in rows for command in pack)
-    ids = f"job {jobs[0]}" if len(jobs) == 1 else f"jobs {jobs[0]} to {jobs[-1]}"
-    print(f"{told}, {len(left)} submitted as {ids}")
-    print(f"logs of the runs: {folder}/<env_name>/<xpid>.log")
-    print(f"logs of the jobs: {job_folder}")
+    ids = _submit_arrays(job_folder, arrays, settings)
+    _link_latest(folder)
+    what = f"jobs {ids}" if len(packs) > 1 else f"job {ids}"
+    kind = ".eval" if left[0].evaluates else ""
+    write_out(
+        [
+            f"{told}, {len(left)} submitted as {what}",
+            f"logs of the runs: {folder}/<env_name>/<xpid>{kind}.log",
+            f"logs of the jobs: {job_folder}",
+        ]
+    )
     return 0
+
+
+def _cut(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _lines(commands: Sequence[Command]) -> list[str]:
     return [shlex.join(command.continuing) for command in commands]
 
 
-def _submit_packs(
-    folder: Path, packs: Sequence[Sequence[Command]], settings: argparse.Namespace
-) -> list[str]:
-    """The ids of the jobs, one per pack. Raises ToolkitError with what Slurm says against them."""
+def _submit_arrays(
+    folder: Path, arrays: Sequence[Sequence[Sequence[Command]]], settings: argparse.Namespace
+) -> str:
+    """Submit each array of packs of runs, and record its jobs; their ids, as a line tells them.
+
+    Raises ToolkitError with what Slurm says against one; those before it are submitted.
+    """
     import submitit
     from submitit.core.utils import FailedJobError
 
     folder.mkdir(parents=True)
     executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS)
     executor.update_parameters(**_parameters(settings))
-    runs = [
-        [(command, log_file(settings.log_dir, settings.name, command)) for command in pack]
-        for pack in packs
-    ]
-    try:
-        # submitit repeats on standard error what it raises.
-        with contextlib.redirect_stderr(io.StringIO()):
-            jobs = executor.map_array(RunTogether(), runs)
-    except FailedJobError as error:
-        shutil.rmtree(folder)
-        hint = ": --runs_per_job makes fewer jobs" if "array" in str(error) else ""
-        raise ToolkitError(f"Slurm refuses the jobs: {error}{hint}") from None
-    return [job.job_id for job in jobs]
+    told: list[str] = []
+    for array in arrays:
+        runs = [
+            [(command, log_file(settings.log_dir, settings.name, command)) for command in pack]
+            for pack in array
+        ]
+        try:
+            # submitit repeats on standard error what it raises.
+            with contextlib.redirect_stderr(io.StringIO()):
+                jobs = [job.job_id for job in executor.map_array(RunTogether(), runs)]
+        except FailedJobError as error:
+            if told:
+                raise ToolkitError(
+                    f"Slurm has taken {', '.join(told)} and refuses the jobs that are left: {error}"
+                ) from None
+            shutil.rmtree(folder)
+            raise ToolkitError(f"Slurm refuses the jobs: {error}") from None
+        rows = [(job, *_identity(c)) for job, pack in zip(jobs, array, strict=True) for c in pack]
+        with open(folder.parents[1] / RECORD, "a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows)
+        told.append(jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}")
+    return ", ".join(told)
 
 
 def _parameters(settings: argparse.Namespace) -> dict[str, Any]:
@@ -225,29 +252,32 @@ def _script(folder: Path, jobs: int, settings: argparse.Namespace) -> str:
     return script
 
 
-def _queued_runs(record: Path) -> set[str]:
-    """Run ids of this sweep that Slurm has in its queue, waiting or running.
+def _identity(command: Command) -> tuple[str, str]:
+    """What makes two commands the same run, whatever their sweeps are called."""
+    return command.module, str(command.folder.resolve())
 
-    `record` tells which runs the jobs of this sweep have.
+
+def _queued_runs(log_dir: Path) -> set[tuple[str, ...]]:
+    """The runs that Slurm has in its queue, waiting or running, by what they are (`_identity`).
+
+    The records of all sweeps below `log_dir` tell which runs a job has. Without Slurm on this
+    machine, as in a dry run, none are in a queue.
     """
-    if not record.exists():
+    records = list(log_dir.glob(f"*/{RECORD}"))
+    if not records or shutil.which("squeue") is None:
         return set()
-    query = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ToolkitError(f"squeue: {done.stderr}")
-    jobs = set(done.stdout.split())
-    with open(record, encoding="utf-8", newline="") as file:
-        return {run for job, run in csv.reader(file) if job in jobs}
+    jobs = queued_jobs()
+    queued: set[tuple[str, ...]] = set()
+    for record in records:
+        with open(record, encoding="utf-8", newline="") as file:
+            queued |= {tuple(run) for job, *run in csv.reader(file) if job in jobs}
+    return queued
 
 
 def _prepare_logs(folder: Path) -> None:
-    """Make the sweep's folder and let `latest` beside it link to it."""
+    """Make the sweep's folder, and see that it can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        link = folder.with_name(f".latest.{os.getpid()}")
-        link.symlink_to(folder.name)
-        link.replace(folder.with_name("latest"))
         probe = folder / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
@@ -255,6 +285,13 @@ def _prepare_logs(folder: Path) -> None:
         raise ToolkitError(
             f"cannot write logs to {folder}: {error.strerror}: --log_dir names another folder"
         ) from None
+
+
+def _link_latest(folder: Path) -> None:
+    """Let `latest` beside the sweep's folder link to it."""
+    link = folder.with_name(f".latest.{os.getpid()}")
+    link.symlink_to(folder.name)
+    link.replace(folder.with_name("latest"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

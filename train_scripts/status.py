@@ -138,12 +138,14 @@ def _watch(commands: Sequence[Command], settings: argparse.Namespace) -> None:
         while True:
             states = sweep_states(commands, Path(settings.log_dir), settings.name)
             start = [CLEAR] if sys.stdout.isatty() else []
-            write_out([*start, *table(commands, states)])
+            print(*start, *table(commands, states), sep="\n", flush=True)
             if all(name == FINISHED for name, _ in states):
                 return
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return  # it is how to end it
+    except BrokenPipeError:
+        write_out(())  # nobody reads any more: throws away what is still to be written
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import argparse
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -87,15 +87,12 @@ class Plan:
 
     def require_no_failures(self) -> None:
         """Raise ToolkitError for what went wrong, in one line; several causes go to the log."""
-        if len(self.failures) == 1:
-            raise ToolkitError(*self.failures.values())
-        for name, failure in self.failures.items():
-            logger.error("%s: %s", name, failure)
-        if self.failures:
-            raise ToolkitError(
-                f"{len(self.failures)} archives are missing ({', '.join(self.failures)}), for the "
-                "reasons above: when they are mended, the same command brings them"
-            )
+        names = ", ".join(self.failures)
+        _require_none(
+            self.failures,
+            f"{len(self.failures)} archives are missing ({names}), for the reasons above: when "
+            "they are mended, the same command brings them",
+        )
 
 
 class Download:
@@ -142,7 +139,13 @@ class Download:
         return f"{there}: {games}; train with --dataset {self._folder.path}"
 
     def plan(self) -> Plan:
-        """Compare what is there with what is wanted; asks the server for sizes, writes nothing."""
+        """Compare what is there with what is wanted; asks the server for sizes, writes nothing.
+
+        Raises ToolkitError for games that are there in the other format.
+        """
+        lines = {game: self._folder.other_format(game) for game in self._settings.env_names}
+        mixed = {game: line for game, line in lines.items() if line is not None}
+        _require_none(mixed, f"{', '.join(mixed)} are there in the other format, as told above")
         self._record = DownloadRecord(self._folder.path)
         wanted = archives(self._settings.category_name, self._settings.env_names)
         outcomes = side_by_side(self._plan, wanted, self._stop, self._cancelled)
@@ -156,7 +159,9 @@ class Download:
                 folder.bytes_to_fetch(t.archive, t.source) for t in tasks if t.record is None
             ),
             to_unpack=sum(
-                folder.bytes_to_unpack(t.archive, t.source) for t in tasks if not t.unpacked
+                folder.bytes_to_unpack(t.archive, t.source, t.record)
+                for t in tasks
+                if not t.unpacked
             ),
             free=folder.free_bytes(),
         )
@@ -192,7 +197,7 @@ class Download:
                     self._unpack(archive, record)
                 break
             except DamagedArchiveError as error:
-                self._forget(archive)
+                PartialFile(self._folder.archive(archive)).discard()
                 record = None
                 if last:
                     raise ToolkitError(
@@ -206,13 +211,15 @@ class Download:
     def _fetch(self, task: Task) -> ArchiveRecord:
         path, name = self._folder.archive(task.archive), task.archive.name
         with self._fetching, self._bars.bar(name, task.source.size) as on_bytes:
-            # What has a record and is fetched all the same is damaged or not wanted any more.
-            if self._redownload or self._record.get(name) is not None:
-                self._forget(task.archive)
+            known = self._record.get(name)
+            # A whole archive that is fetched all the same is damaged or not wanted any more.
+            if path.exists() and (self._redownload or known is not None):
+                PartialFile(path).discard()
             started = time.monotonic()
             source = self._client.fetch(task.source, path, on_bytes)
             seconds = time.monotonic() - started
-            record = ArchiveRecord(source, sha256_of(path, lambda count: on_bytes(0)))
+            sha256 = sha256_of(path, lambda count: on_bytes(0))
+        record = known.fetched_again(source, sha256) if known else ArchiveRecord(source, sha256)
         self._record.put(name, record)
         logger.info("%s: fetched %s in %.0f s", name, in_bytes(source.size), seconds)
         return record
@@ -228,6 +235,7 @@ class Download:
                     identity=record.identity,
                     game=archive.game,
                     only=archive.games,
+                    replace=True,
                     skip_bad_episodes=self._settings.skip_bad_episodes,
                     on_bytes=on_bytes,
                 )
@@ -237,11 +245,14 @@ class Download:
                     self._folder.path,
                     game=archive.game,
                     only=archive.games,
+                    earlier={
+                        game: (files.files, files.bytes)
+                        for game, files in record.earlier.get(form, {}).items()
+                    },
                     on_bytes=on_bytes,
                 )
         there = {game: self._folder.measure(game) for game in games}
-        unpacked = {**record.unpacked, form: there}
-        self._record.put(archive.name, replace(record, unpacked=unpacked))
+        self._record.put(archive.name, record.with_unpacked(form, there))
         total = in_bytes(sum(measured.bytes for measured in there.values()))
         logger.info("%s: %s, %s", archive.name, form, total)
         if missing := sorted(set(archive.games) - set(games)):
@@ -249,10 +260,6 @@ class Download:
 
     def _recorded(self, archive: Archive) -> ArchiveRecord | None:
         return None if self._redownload else self._record.get(archive.name)
-
-    def _forget(self, archive: Archive) -> None:
-        self._record.put(archive.name, None)
-        PartialFile(self._folder.archive(archive)).discard()
 
     def _is_intact(self, path: Path, record: ArchiveRecord) -> bool:
         """Whether the archive is there as it was downloaded."""
@@ -276,6 +283,15 @@ class Download:
                 f"stopped; {self._folder.path} keeps what has come, the same command goes on",
                 self._stop.signal_number,
             )
+
+
+def _require_none(failures: dict[str, str], summary: str) -> None:
+    if len(failures) == 1:
+        raise ToolkitError(*failures.values())
+    for name, failure in failures.items():
+        logger.error("%s: %s", name, failure)
+    if failures:
+        raise ToolkitError(summary)
 
 
 def in_bytes(count: int) -> str:

@@ -1,6 +1,6 @@
 """A dataset folder that is being downloaded into: where things lie, and what is there already.
 
-<folder>/<game>/packed/       stores; or the episode files in <folder>/<game>/
+<folder>/<game>/packed/       stores; or the episode files in <folder>/<game>/, all or none of them
 <folder>/download.json        what was downloaded (record.py)
 <folder>/.archives/           the archives, and those still coming (partial_file.py)
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +17,16 @@ from pathlib import Path
 from common.episodes import list_episode_files
 from common.errors import ToolkitError
 from offline.data.packing import PACKED_FOLDER
-from offline.data.unpacking import is_packed
+from offline.data.store import read_manifest
+from offline.data.unpacking import EPISODES_PART, is_packed
 from offline.download.partial_file import PartialFile, RemoteFile
 from offline.download.record import ArchiveRecord, Unpacked
 from offline.download.release import Archive
 
 PACKED, EPISODES = "packed", "episodes"
-# What a format takes on the disk, at most: bytes per transition, and times the archive's size.
-# Episode files hold float32 frames; of short episodes the additional last frame counts.
-_DISK = {PACKED: (12_300, 100), EPISODES: (51_000, 140)}
+# Bytes per transition on the disk. Episode files hold float32 frames, with one more per episode.
+_TRANSITION_BYTES = {PACKED: 12_300, EPISODES: 51_000}
+_MOST_EXPANSION = 7_000  # times its size is the most that xz makes of an archive
 
 
 class DownloadFolder:
@@ -78,26 +80,42 @@ class DownloadFolder:
 
     def measure(self, game: str) -> Unpacked:
         """The files of a game's data in this format."""
-        folder = self.path / game / (PACKED_FOLDER if self.form == PACKED else "")
-        if not folder.is_dir():
-            return Unpacked(0, 0)
-        files = list_episode_files(folder)  # those of a store have such names, too
-        return Unpacked(len(files), sum(file.stat().st_size for file in files))
+        return _measure(self.path / game / (PACKED_FOLDER if self.form == PACKED else ""))
+
+    def other_format(self, game: str) -> str | None:
+        """One line if the game is there in the other format, which training would mix up."""
+        folder = self.path / game
+        packed = folder / PACKED_FOLDER
+        if self.form == PACKED and _measure(folder).files:
+            there, found = EPISODES, f"{folder} holds episode files"
+        elif self.form == EPISODES and _is_of_archive(packed):
+            there, found = PACKED, f"{packed} holds the store of an archive"
+        else:
+            return None
+        return (
+            f"{found}: take --format {there}, remove what is there, or choose another "
+            "--download_folder"
+        )
 
     def bytes_to_fetch(self, archive: Archive, source: RemoteFile) -> int:
         """What is still to come of an archive."""
         partial = PartialFile(self.archive(archive))
         return source.size - (partial.size if partial.source == source else 0)
 
-    def bytes_to_unpack(self, archive: Archive, source: RemoteFile) -> int:
-        """What unpacking takes at most, beyond what an unpacking that was killed left behind."""
-        per_transition, per_byte = _DISK[self.form]
-        most = min(per_transition * archive.transitions, per_byte * source.size)
-        return max(most - sum(self._bytes_left(game) for game in archive.games), 0)
+    def bytes_to_unpack(
+        self, archive: Archive, source: RemoteFile, record: ArchiveRecord | None
+    ) -> int:
+        """What unpacking takes at most, beyond what is there already of just this archive."""
+        most = min(
+            _TRANSITION_BYTES[self.form] * archive.transitions, _MOST_EXPANSION * source.size
+        )
+        noted = record.unpacked.get(self.form, {}) if record else {}
+        return max(most - sum(self._bytes_left(game, game in noted) for game in archive.games), 0)
 
-    def _bytes_left(self, game: str) -> int:
+    def _bytes_left(self, game: str, noted: bool) -> int:
         if self.form == EPISODES:  # kept by the next unpacking
-            return self.measure(game).bytes
+            extracted = _measure(self.path / game / EPISODES_PART).bytes
+            return extracted + (self.measure(game).bytes if noted else 0)
         unfinished = (self.path / game).glob(f".{PACKED_FOLDER}.tmp-*/*")  # removed by the next
         return sum(file.stat().st_size for file in unfinished)
 
@@ -107,3 +125,18 @@ class DownloadFolder:
         while not place.exists():
             place = place.parent
         return shutil.disk_usage(place).free
+
+
+def _measure(folder: Path) -> Unpacked:
+    if not folder.is_dir():
+        return Unpacked(0, 0)
+    files = list_episode_files(folder)  # those of a store have such names, too
+    return Unpacked(len(files), sum(file.stat().st_size for file in files))
+
+
+def _is_of_archive(packed: Path) -> bool:
+    if not (packed / "manifest.json").is_file():
+        return False
+    # The store of a folder of files has a bare SHA-256 there.
+    made_of = str(read_manifest(packed)["source_fingerprint"])
+    return re.fullmatch("[0-9a-f]{64}", made_of) is None

@@ -3,16 +3,18 @@
     {"format": "procgen-download", "version": 1, "archives": {"coinrun.tar.xz": {
         "source": {"address": ..., "size": bytes, "etag": ..., "last_modified": ...},
         "sha256": ...,                                                # of the whole archive
-        "unpacked": {"packed": {"coinrun": {"files": 5, "bytes": 12300000000}}}}}}
+        "unpacked": {"packed": {"coinrun": {"files": 5, "bytes": 12300000000}}},
+        "earlier": {}}}}
 
-An archive stands here once it is whole; `unpacked` is empty until its games are in the folder.
+An archive stands here once it is whole; `unpacked` is empty until its games are in the folder, and
+`earlier` tells alike of what another archive of this name left there.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +34,56 @@ class Unpacked:
     bytes: int
 
 
+Games = dict[str, dict[str, Unpacked]]  # by format, by game
+
+
 @dataclass(frozen=True)
 class ArchiveRecord:
-    """An archive that was downloaded whole, and by format and game what it was unpacked to."""
+    """An archive that was downloaded whole, and by format and game what it was unpacked to.
+
+    `earlier` is what the archive that it replaced was unpacked to, as long as that is still there.
+    """
 
     source: RemoteFile
     sha256: str
-    unpacked: dict[str, dict[str, Unpacked]] = field(default_factory=dict)
+    unpacked: Games = field(default_factory=dict)
+    earlier: Games = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
         """What packed stores keep to tell what they were made of."""
         return f"sha256:{self.sha256}"
 
+    def fetched_again(self, source: RemoteFile, sha256: str) -> ArchiveRecord:
+        """Of the archive that came in the place of this one, which may be the same."""
+        if sha256 == self.sha256:
+            return replace(self, source=source)
+        earlier = {
+            form: {**self.earlier.get(form, {}), **self.unpacked.get(form, {})}
+            for form in {*self.earlier, *self.unpacked}
+        }
+        return ArchiveRecord(source, sha256, earlier=earlier)
+
+    def with_unpacked(self, form: str, there: dict[str, Unpacked]) -> ArchiveRecord:
+        """With these games in the folder in this format, beside those that are there already."""
+        games = {**self.unpacked.get(form, {}), **there}
+        left = {g: of for g, of in self.earlier.get(form, {}).items() if g not in there}
+        return replace(
+            self,
+            unpacked={**self.unpacked, form: games},
+            earlier={**self.earlier, form: left},
+        )
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ArchiveRecord:
-        unpacked = {
-            form: {game: Unpacked(**counts) for game, counts in games.items()}
-            for form, games in values["unpacked"].items()
-        }
-        return cls(RemoteFile(**values["source"]), values["sha256"], unpacked)
+        unpacked, earlier = (
+            {
+                form: {game: Unpacked(**counts) for game, counts in games.items()}
+                for form, games in values.get(key, {}).items()
+            }
+            for key in ("unpacked", "earlier")
+        )
+        return cls(RemoteFile(**values["source"]), values["sha256"], unpacked, earlier)
 
 
 class DownloadRecord:
@@ -84,13 +116,10 @@ class DownloadRecord:
         """The record of an archive, if it has one."""
         return self._archives.get(name)
 
-    def put(self, name: str, record: ArchiveRecord | None) -> None:
-        """Keep the record of an archive, or forget the archive; on the disk when this returns."""
+    def put(self, name: str, record: ArchiveRecord) -> None:
+        """Keep the record of an archive; it is on the disk when this returns."""
         with self._lock:
-            if record is None:
-                self._archives.pop(name, None)
-            else:
-                self._archives[name] = record
+            self._archives[name] = record
             archives = {name: asdict(self._archives[name]) for name in sorted(self._archives)}
             contents = {"format": _FORMAT, "version": _VERSION, "archives": archives}
             write_atomically(self._path, (json.dumps(contents, indent=1) + "\n").encode())

@@ -285,6 +285,14 @@ def test_help_states_range_free_facts_once_and_ends_well(
     assert all(f"--{flag.name}" in text for flag in FLAGS)
 
 
+def test_help_says_none_where_a_flag_of_many_values_has_none_by_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_flags([Flag("levels", int, (), "Levels.", many=True)], ["--help"], "A command.")
+    assert "Levels. (default: none)" in " ".join(capsys.readouterr().out.split())
+
+
 # How a command ends
 
 

@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from common.errors import ToolkitError
+from common.errors import ToolkitError, UsageError
 from offline.data.archives import DamagedArchiveError, UnsafeArchiveError, read_members
+from offline.data.packing import open_game
 from offline.data.unpacking import extract_archive, pack_archive
 from tests.command_runs import run_python
+from tests.data_fixtures import make_episode
+from tests.released_archives import released_members
 from tests.tar_fixtures import (
     BLOCK,
     END,
@@ -91,6 +94,20 @@ def test_an_unsafe_member_is_refused_by_name_and_nothing_is_written(
     assert [path for path in tmp_path.rglob("*") if path not in (archive, folder)] == [
         folder.parent
     ]
+
+
+@pytest.mark.parametrize("unpack", [UNPACK["pack"], UNPACK["extract"]], ids=["pack", "extract"])
+def test_an_unsafe_last_member_leaves_nothing_that_training_would_take(
+    tmp_path: Path, unpack: Callable[[Path, Path], object]
+) -> None:
+    archive = tmp_path / "archive.tar"
+    episodes = released_members({"miner": [make_episode(1, [1.0]), make_episode(2, [0.0])]})
+    members = b"".join(member(data, path.encode()) for path, data in episodes.items())
+    archive.write_bytes(members + UNSAFE["symlink.npy"] + END)
+    with pytest.raises(UnsafeArchiveError, match=r"symlink\.npy"):
+        unpack(archive, tmp_path)
+    with pytest.raises(UsageError, match=r"no episode files|no folder miner"):
+        open_game(tmp_path, "miner")
 
 
 @pytest.mark.parametrize("name", ["../a.npy", "symlink.npy", "base_256.npy"])

@@ -106,6 +106,31 @@ def test_the_build_and_its_fingerprint_are_noted(collected: Path) -> None:
     assert noted == {"build": procgen_build(), "fingerprint": frame_fingerprint(GAME)}
 
 
+def test_a_finished_collection_counts_what_it_holds(
+    collected: Path, episodes: list[Episode]
+) -> None:
+    counts = {"episodes": len(episodes), "transitions": sum(e.length for e in episodes)}
+    assert json.loads((collected / "collection.json").read_text()) == counts
+
+
+def test_a_collection_that_runs_out_of_steps_is_finished_too(policy: Path, tmp_path: Path) -> None:
+    flags = {"checkpoint_path": policy, "capacity": 10**9, "num_env_steps": 1500}
+    assert collect(dataset_saving_dir=tmp_path, **flags) == 0
+    counts = json.loads((tmp_path / GAME / "collection.json").read_text())
+    assert counts["episodes"] == len(read_episodes(tmp_path / GAME))
+
+
+def test_the_mark_of_episodes_that_are_gone_does_not_outlive_them(
+    policy: Path, tmp_path: Path
+) -> None:
+    mark = tmp_path / GAME / "collection.json"
+    mark.parent.mkdir()
+    mark.touch()
+    flags = {"checkpoint_path": policy, "num_env_steps": 3}
+    assert collect(dataset_saving_dir=tmp_path, **flags) == 1  # no episode ended by then
+    assert not mark.exists()
+
+
 def contents(folder: Path) -> list[tuple[str, bytes, bytes, bytes]]:
     """Names without their timestamps, and what is in the files."""
     names = [path.name.split("_", 1)[1] for path in sorted(folder.glob("*.npz"), key=by_index)]

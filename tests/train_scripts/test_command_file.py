@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def test_a_backslash_at_a_lines_end_joins_the_lines(tmp_path: Path) -> None:
     assert second.words == ("python", "-m", TRAIN, "--xpid", "c\\\nd")
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\\", "\\\n", "  # the end"])
+def test_the_last_command_is_read_however_the_file_ends(tmp_path: Path, end: str) -> None:
+    [command] = read(tmp_path, f"python -m {TRAIN} --xpid=a{end}")
+    assert command.run_id == "coinrun/a"
+
+
 @pytest.mark.parametrize("new_line", [False, True])
 @pytest.mark.parametrize(
     "value",
@@ -72,6 +79,55 @@ def test_words_may_be_quoted_in_every_way_of_a_shell(tmp_path: Path) -> None:
     text = f"""python -m {TRAIN} --save_path="a 'b' \\"c\\""/'d "e"'\\ f --xpid ''"""
     [command] = read(tmp_path, text)
     assert command.words[3:] == ("""--save_path=a 'b' "c"/d "e" f""", "--xpid", "")
+
+
+def test_a_backslash_between_double_quotes_stands_for_itself_unless_it_must_not(
+    tmp_path: Path,
+) -> None:
+    value = r'"\$HOME \`date\` \\ \" \n'
+    [command] = read(tmp_path, f'python -m {TRAIN} --save_path={value}\\\nb"')
+    assert command.settings.save_path == r'$HOME `date` \ " \nb'
+
+
+@pytest.mark.parametrize("value", ["a~b", "a#b", "'~/a'", r"\~", r"\$HOME", "'a'\"*?;\"", "a^!]}"])
+def test_what_a_shell_takes_as_it_stands_is_taken(tmp_path: Path, value: str) -> None:
+    shell = subprocess.run(
+        ["bash", "-c", f"printf %s {value}"], capture_output=True, text=True, check=True
+    )
+    [command] = read(tmp_path, f"python -m {TRAIN} --save_path {value}")
+    assert command.settings.save_path == shell.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "character"),
+    [
+        ("--save_path=$HOME/runs", "$"),
+        ('--save_path="$HOME/runs"', "$"),
+        ("--xpid=`date`", "`"),
+        ('--xpid="at `date`"', "`"),
+        ("--xpid=a; ls", ";"),
+        ("--xpid=a && ls", "&"),
+        ("--xpid=a|tee log", "|"),
+        ("< in", "<"),
+        ("> out", ">"),
+        ("2>&1", ">"),
+        ("(ls", "("),
+        ("ls)", ")"),
+        ("--dataset data/*", "*"),
+        ("--dataset data/1M_?", "?"),
+        ("--dataset data/1M_[ES]", "["),
+        ("--dataset data/1M_{E,S}", "{"),
+        ("--save_path ~/runs", "~"),
+    ],
+)
+def test_what_a_shell_would_expand_or_run_is_refused(
+    tmp_path: Path, words: str, character: str
+) -> None:
+    text = f"# comment\n\npython -m {TRAIN} \\\n{words}\n"
+    assert refusal(tmp_path, text) == (
+        f"line 4: a shell would not take {character} as it stands, and a sweep expands nothing: "
+        "write the value, or quote it in ''"
+    )
 
 
 def test_several_files_are_one_sweep(tmp_path: Path) -> None:
@@ -153,12 +209,12 @@ def test_a_single_level_run_that_plays_no_last_episodes_is_finished_when_it_is_t
     assert command.finished
 
 
-def test_a_collection_is_finished_when_its_files_hold_what_it_is_to_collect(tmp_path: Path) -> None:
+def test_a_collection_is_finished_when_it_has_counted_its_episodes(tmp_path: Path) -> None:
     command = read_one(tmp_path, COLLECT, f"--dataset_saving_dir={tmp_path}", "--capacity=100")
     command.folder.mkdir()
-    for index, length in enumerate((60, 39, 1)):
+    for name in ("20230329T092246_0_100_45_10.00.npz", "collection.json"):
         assert not command.finished
-        (command.folder / f"20230329T092246_{index}_{length}_45_10.00.npz").touch()
+        (command.folder / name).touch()
     assert command.finished
 
 
@@ -191,7 +247,15 @@ def test_a_command_is_made_to_continue_only_if_it_would_not(tmp_path: Path) -> N
         (f"python -m {TRAIN} --eopchs=3", "unknown flag --eopchs: did you mean --epochs?"),
         (f"python -m {TRAIN} --cql_alpha=9", "--cql_alpha 9.0: --algo bc does not use it"),
         (f"python -m {TRAIN} --help", "--help asks for help, and runs nothing"),
-        (f"python -m {TRAIN} && ls", "unexpected argument '&&'"),
+        (f"python -m {TRAIN} ls", "unexpected argument 'ls'"),
+        (f"python -m {ONLINE} --num_mini_batch=100000", "--num_mini_batch 100000: more than the"),
+        (f"python -m {ONLINE} --wandb_entity=x", "--wandb_entity x"),
+        (f"python -m {ONLINE} --xpid=../../etc", "--xpid ../../etc: give the name of a new folder"),
+        (f"python -m {COLLECT} --ratio=0.5", "--ratio 0.5 needs --ratio_checkpoint_dir"),
+        (
+            f"python -m {COLLECT} --ratio=0.5 --ratio_checkpoint_dir=x --ratio_dataset_dir=y",
+            "--ratio 0.5 makes a collection of every run it will find, and a sweep must know its",
+        ),
         (f"python -m {TRAIN} --xpid='a", "a quote that is not closed"),
         (f'python -m {TRAIN} --xpid="a', "a quote that is not closed"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -60,8 +61,9 @@ class Queue:
         path = log_file(self.folder / "logs", "bc", command)
         return path.read_text() if path.exists() else ""
 
-    def start(self, jobs: int = 2) -> subprocess.Popen[str]:
+    def start(self, jobs: int = 2, module_name: str = "offline") -> subprocess.Popen[str]:
         words = f"-path {self.path} -name bc --cluster local --jobs {jobs}".split()
+        words += ["--module_name", module_name]
         process = subprocess.Popen(
             [sys.executable, "-m", "train_scripts.slurm", *words, f"--log_dir={self.folder}/logs"],
             cwd=ROOT,
@@ -155,11 +157,14 @@ def test_a_sweep_that_is_killed_half_way_and_started_again_finishes_every_run_on
 
     first = queue.start()
     wait_until(lambda: len(finished()) >= 2 and begun())
-    # Those under way end in both ways: at once, and as they do when they hear of the queue's end.
+    # No run starts behind our back. Those under way end in both ways: at once, and as they do when
+    # they hear of the queue's end.
+    first.send_signal(signal.SIGSTOP)
     under_way = children(first)
     first.kill()
     os.kill(under_way[0], signal.SIGKILL)
     first.communicate()
+    wait_until(lambda: not any(map(is_alive, under_way)))
     before = {path: path.stat().st_mtime_ns for path in finished()}
     interrupted = begun()
     assert 2 <= len(before) < 6
@@ -243,6 +248,23 @@ def test_a_second_ctrl_c_kills_what_does_not_stop(queue: Queue, dataset: Path) -
     queue.finish(process)
     assert process.returncode == 130
     assert not is_alive(pid)
+
+
+def test_an_evaluation_does_not_wait_for_the_log_of_its_training(
+    queue: Queue, dataset: Path
+) -> None:
+    queue.write({"dataset": dataset, "num_final_episodes": 1})
+    (training,) = queue.commands
+    (evaluation,) = read_commands([queue.path], "eval")
+    log = log_file(queue.folder / "logs", "bc", training)
+    log.parent.mkdir(parents=True)
+    with open(log, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = queue.start(module_name="eval")
+        said = queue.finish(process)
+    assert said[-1] == "0 of 1 runs are finished"
+    assert "no run at" in queue.log(evaluation)
+    assert log.read_text() == ""
 
 
 def test_a_failed_run_does_not_stop_the_others(queue: Queue, dataset: Path) -> None:

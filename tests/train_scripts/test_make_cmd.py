@@ -106,6 +106,34 @@ def test_trials_may_start_later(capsys: pytest.CaptureFixture[str]) -> None:
     assert {arguments(command)["env_name"] for command in commands[:2]} == {"bigfish"}
 
 
+def test_a_grid_over_seed_may_start_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grid(tmp_path, {"seed": [10, 20]})
+    monkeypatch.setattr(make_cmd, "CONFIGS", tmp_path)
+    text = printed(capsys, "--grid_config=g", "--num_trials=1", "--start_index=1")
+    assert [arguments(command)["seed"] for command in text.strip().split("\n\n")] == ["11", "21"]
+
+
+def test_a_later_trial_with_a_seed_out_of_range_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grid(tmp_path, {"seed": [2**31 - 2]})
+    monkeypatch.setattr(make_cmd, "CONFIGS", tmp_path)
+    assert arguments(printed(capsys, "--grid_config=g", "--start_index=1"))["seed"] == "2147483647"
+    message = refused(capsys, "--grid_config=g", "--start_index=2")
+    assert message == "error: --seed 2147483648: must be at most 2.14748e+09"
+
+
+def test_a_missing_grid_of_another_folder_is_named_without_detours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grid(tmp_path / "configs", {})
+    monkeypatch.setattr(make_cmd, "CONFIGS", tmp_path / "configs")
+    message = refused(capsys, "--dir=../../mine", "--grid_config=bc")
+    assert message.startswith(f"error: {tmp_path / 'mine' / 'bc.json'}: no such file")
+
+
 def test_checkpoint_lets_commands_continue_where_the_grid_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +182,7 @@ def test_the_defaults_of_online_runs_are_those_of_the_code() -> None:
     ("flags", "message"),
     [
         ([], "--grid_config: name a grid, for instance bc"),
-        (["--grid_config=xyz"], "no such file (there: bc, bcq, bct, cql, dt, iql)"),
+        (["--grid_config=xyz"], "no such file (there: bc, bcq, bct, cql, dt, iql"),
         (["--grid_config=bc", "--module_name=online.trainer"], "--base_config offline is for"),
         (
             ["--grid_config=bc", "--single", "--module_name=offline.train_offline_agent"],

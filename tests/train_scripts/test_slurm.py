@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import shlex
 import time
@@ -118,6 +119,47 @@ def test_a_run_that_waits_in_the_queue_is_not_submitted_again(
         cluster.ask("scancel", second.jobs[-1])
     finally:
         cluster.ask("scancel", first.jobs[0].split("_")[0])
+
+
+@pytest.mark.service
+def test_a_run_in_the_queue_is_known_under_another_name_of_its_sweep_and_its_folder(
+    tmp_path: Path, cluster: SlurmCluster
+) -> None:
+    path = write_commands(tmp_path, {**TINIEST, "xpid": "a"})
+    words = ("-path", f"{SWEEP}.txt", "--partition", CLOSED)
+    submit(cluster, tmp_path, *words)
+    try:
+        before = cluster.jobs()
+        renamed = give(tmp_path, *words, "-name", "again", environment=cluster.environment)
+        assert renamed.stdout == "1 runs: 0 finished, 1 in the queue, nothing to submit\n"
+        path.write_text(path.read_text().replace("=runs", f"={tmp_path}/runs"))
+        absolute = give(tmp_path, *words, environment=cluster.environment)
+        assert absolute.stdout == renamed.stdout
+        assert cluster.jobs() == before
+    finally:
+        cluster.ask("scancel", f"--user={getpass.getuser()}", "--state=PENDING")
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("difference", ["save_path", "module"])
+def test_a_run_of_the_same_name_is_another_by_its_folder_and_by_what_it_does(
+    tmp_path: Path, cluster: SlurmCluster, difference: str
+) -> None:
+    path = write_commands(tmp_path, {**TINIEST, "xpid": "a"})
+    words = ("-path", f"{SWEEP}.txt", "-name", "bc", "--partition", CLOSED)
+    submit(cluster, tmp_path, *words, name="bc")
+    try:
+        if difference == "save_path":
+            path.write_text(path.read_text().replace("=runs", "=elsewhere"))
+        else:
+            words = (*words, "--module_name", "eval")
+        other = submit(cluster, tmp_path, *words, name="bc")
+        told = f"1 runs: 0 finished, 0 in the queue, 1 submitted as job {other.jobs[1]}\n"
+        assert other.process.stdout.startswith(told)
+        kind = ".eval" if difference == "module" else ""
+        assert f"/<env_name>/<xpid>{kind}.log\n" in other.process.stdout
+    finally:
+        cluster.ask("scancel", f"--user={getpass.getuser()}", "--state=PENDING")
 
 
 # What clusters do to jobs

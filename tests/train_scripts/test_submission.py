@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command_runs import the_error
+from tests.command_runs import ROOT, the_error
 from tests.offline_commands import GAME
 from tests.train_scripts.slurm_cluster import CLOSED, MAX_ARRAY_SIZE, SlurmCluster
 from tests.train_scripts.slurm_sweeps import SWEEP, TINIEST, give, submit, write_commands
-from train_scripts import slurm
-from train_scripts.jobs import share_of_machine
+from tests.train_scripts.test_local_queue import wait_until
+from train_scripts import jobs, slurm
+from train_scripts.command_file import log_file, read_commands
+from train_scripts.jobs import RunTogether, share_of_machine
+from train_scripts.run_state import Machine, state
 
 # What would be done
 
@@ -61,7 +67,54 @@ def test_a_dry_run_shows_the_runs_of_each_job_and_needs_no_slurm(
     assert not log_dir.exists()
 
 
+def test_a_dry_run_without_slurm_does_not_ask_what_is_in_the_queue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = write_commands(tmp_path, {**TINIEST, "xpid": "a"})
+    (tmp_path / "logs" / SWEEP).mkdir(parents=True)
+    (tmp_path / "logs" / SWEEP / slurm.RECORD).write_text("1,module,folder\n")
+    words = ["--path", str(path), "--log_dir", str(tmp_path / "logs"), "--dry_run"]
+    assert slurm.main(words) == 0
+    assert "--xpid=a" in capsys.readouterr().out
+
+
+def test_a_dry_run_whose_reader_leaves_is_no_error(tmp_path: Path) -> None:
+    write_commands(tmp_path, *({**TINIEST, "xpid": f"run{i}"} for i in range(300)))
+    words = ["-path", f"{SWEEP}.txt", "--cluster=debug", "--dry_run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train_scripts.slurm", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
 # Without Slurm
+
+
+def test_a_run_ends_with_the_debug_command_that_started_it(tmp_path: Path, dataset: Path) -> None:
+    path = write_commands(tmp_path, {**TINIEST, "dataset": dataset, "xpid": "a", "epochs": 10_000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train_scripts.slurm", f"--path={path}", "--cluster=debug"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    folder = tmp_path / "runs" / GAME / "a"
+    try:
+        wait_until(lambda: (folder / "logs.csv").exists())
+    finally:
+        process.terminate()
+        process.wait()
+    wait_until(lambda: not Machine().holds(folder))
+    assert "error: stopped; " in (folder / "out.log").read_text().splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -75,6 +128,54 @@ def test_debug_runs_all_in_turn_and_says_that_one_failed(tmp_path: Path, dataset
     again = give(tmp_path, "-path", f"{SWEEP}.txt", "--cluster=debug", "--dry_run")
     assert "--xpid=bad" in again.stdout
     assert "--xpid=good" not in again.stdout
+
+
+# What a job does
+
+
+def test_a_run_that_a_signal_ends_is_told_by_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (command,) = read_commands([write_commands(tmp_path, {**TINIEST, "xpid": "a"})])
+    log = log_file("logs", "bc", command)
+    # What ends it is a module that its Python imports first.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '-m' in sys.orig_argv: os.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="1 of 1 runs failed"):
+            RunTogether()([(command, log)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert log.read_text().splitlines()[-1] == "error: ended by SIGKILL with exit code -9"
+    assert state(command, [log], Machine()) == (
+        "failed",
+        "ended by SIGKILL with exit code -9",
+    )
+
+
+@pytest.mark.parametrize(
+    ("failures", "said", "expected"),
+    [(2, "RUNNING", True), (2, "PENDING", False), (2, "", False), (99, "", True)],
+)
+def test_a_job_is_given_up_only_when_slurm_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, said: str, expected: bool
+) -> None:
+    tool = tmp_path / "squeue"
+    tool.write_text(
+        f"#!/bin/sh\necho >> {tmp_path}/asked\n"
+        f"test $(wc -l < {tmp_path}/asked) -gt {failures} && echo {said}\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setattr(jobs, "QUERY_SECONDS", 0.01)
+    assert jobs._still_running() is expected
+    asked = len((tmp_path / "asked").read_text())
+    assert asked == min(failures + 1, jobs.QUERIES)
 
 
 # What a run of several gets
@@ -133,22 +234,37 @@ def test_an_unknown_partition_is_refused_in_slurms_words_and_nothing_is_left(
     assert "invalid partition specified: nowhere" in said
     assert cluster.jobs() == before
     assert list((tmp_path / "logs" / SWEEP / "slurm").iterdir()) == []
+    assert not os.path.lexists(tmp_path / "logs" / "latest")
 
 
 @pytest.mark.service
-def test_more_jobs_than_an_array_takes_are_refused_with_a_way_out(
+def test_more_jobs_than_an_array_takes_are_submitted_as_several(
     tmp_path: Path, cluster: SlurmCluster
 ) -> None:
-    write_commands(tmp_path, *({**TINIEST, "xpid": f"run{i}"} for i in range(MAX_ARRAY_SIZE + 1)))
+    count = 2 * MAX_ARRAY_SIZE + 1
+    write_commands(tmp_path, *({**TINIEST, "xpid": f"run{i}"} for i in range(count)))
     words = ("-path", f"{SWEEP}.txt", "--partition", CLOSED)
-    done = give(tmp_path, *words, environment=cluster.environment)
-    assert done.returncode == 1
-    said = the_error(done.stderr)
-    assert "Invalid job array specification" in said
-    assert said.endswith(": --runs_per_job makes fewer jobs")
-    packed = submit(cluster, tmp_path, *words, "--runs_per_job=2")
-    cluster.ask("scancel", packed.jobs[0].split("_")[0])
-    assert len(packed.jobs) == (MAX_ARRAY_SIZE + 2) // 2
+    shown = give(tmp_path, *words, "--dry_run", environment=cluster.environment).stdout
+    assert shown.count(f"#SBATCH --array=0-{MAX_ARRAY_SIZE - 1}%") == 2
+    assert shown.count("#!/bin/bash") == 3
+    submitted = submit(cluster, tmp_path, *words)
+    arrays = dict.fromkeys(job.split("_")[0] for job in submitted.jobs)
+    first, second, last = arrays
+    try:
+        assert submitted.jobs == [
+            *(f"{first}_{i}" for i in range(MAX_ARRAY_SIZE)),
+            *(f"{second}_{i}" for i in range(MAX_ARRAY_SIZE)),
+            last,
+        ]
+        end = MAX_ARRAY_SIZE - 1
+        assert submitted.process.stdout.splitlines()[0] == (
+            f"{count} runs: 0 finished, 0 in the queue, {count} submitted as jobs "
+            f"{first}_0 to {first}_{end}, {second}_0 to {second}_{end}, {last}"
+        )
+        again = give(tmp_path, *words, environment=cluster.environment)
+        assert f"{count} in the queue, nothing to submit" in again.stdout
+    finally:
+        cluster.ask("scancel", *arrays)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +295,8 @@ def test_a_folder_for_logs_that_cannot_be_written_is_named(
         (["--module_name=offlin"], "Did you mean offline?"),
         (["--module_name=online"], "runs offline.train_offline_agent, but --module_name online"),
         (["--cluster=local", "--partition=p"], "--partition: --cluster local does not use it"),
+        (["--cluster=debug", "--log_dir=l"], "--log_dir: --cluster debug does not use it"),
+        (["--cluster=debug", "--name=bc"], "--name: --cluster debug does not use it"),
         (["--jobs=2"], "--jobs: --cluster slurm does not use it"),
         (["--name=a/b"], "--name a/b: give the name of a folder, not a path"),
         (["--name=latest"], "--name latest: give the name of a folder, not a path"),

@@ -16,6 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from offline.arguments import TRAIN_FLAGS, parse_training
+from online.arguments import TRAINER_FLAGS, parse_ppo
 from train_scripts import make_cmd
 from train_scripts.command_file import read_commands
 from train_scripts.grid import Settings, expand, to_arguments
@@ -53,12 +54,35 @@ OWN: dict[str, dict[str, list[Any]]] = {
     "dt": {"dt_context_length": [5, 10], "dt_eval_ret": [1.0, 5.0], "dt_rtg_noise_prob": [0.0, 1]},
 }
 
+PPO: dict[str, list[Any]] = {
+    "env_name": ["coinrun", "miner"],
+    "distribution_mode": ["easy", "hard"],
+    "num_levels": [200, 0],
+    "start_level": [0, 40],
+    "num_env_steps": [25_000_000, 1_000],
+    "num_processes": [64, 32],
+    "num_steps": [256, 128],
+    "ppo_epoch": [3, 1],
+    "num_mini_batch": [8, 1],
+    "lr": [5e-4, 1e-4, 1.0000001e-4],
+    "eps": [1e-5, 1e-8],
+    "gamma": [0.999, 0.99],
+    "gae_lambda": [0.95, 1.0],
+    "clip_param": [0.2, 0.1],
+    "entropy_coef": [0.01, 0.0],
+    "value_loss_coef": [0.5, 1.0],
+    "max_grad_norm": [0.5, 5.0],
+    "hidden_size": [256, 64],
+    "precision": ["auto", "fp32"],
+    "checkpoint_path": ["", "a.pt", "b.pt"],
+}
+
 
 @st.composite
 def grids(draw: st.DrawFn) -> dict[str, list[Any]]:
     """Up to five flags of one algorithm, each with some of its values in some order."""
-    algo = draw(st.sampled_from(sorted(OWN)))
-    values = SHARED | OWN[algo]
+    algo = draw(st.sampled_from([*sorted(OWN), "ppo"]))
+    values = PPO if algo == "ppo" else SHARED | OWN[algo]
     names = draw(st.lists(st.sampled_from(sorted(values)), max_size=5, unique=True))
     grid = {"algo": [algo]}
     for name in names:
@@ -72,9 +96,11 @@ def grids(draw: st.DrawFn) -> dict[str, list[Any]]:
 def test_a_grid_has_a_run_per_combination_and_trial_and_no_two_share_a_folder(
     grid: dict[str, list[Any]], num_trials: int
 ) -> None:
-    runs = expand({}, grid, num_trials, TRAIN_FLAGS)
+    ppo = grid["algo"] == ["ppo"]
+    runs = expand({}, grid, num_trials, TRAINER_FLAGS if ppo else TRAIN_FLAGS)
     assert len(runs) == num_trials * math.prod(len(values) for values in grid.values())
-    named = [parse_training(to_arguments(run), "") for run in runs]
+    parse = parse_ppo if ppo else parse_training
+    named = [parse(to_arguments(run), "") for run in runs]
     assert len({(run.env_name, run.xpid) for run in named}) == len(runs)
 
 
