@@ -65,7 +65,10 @@ def hollow_store(path: Path, rows: int) -> PackedStore:
     episodes["start"], episodes["length"], episodes["terminated"] = np.arange(rows), 1, True
     episodes["return"] = np.arange(rows)
     np.save(path / "episodes.npy", episodes)
-    manifest = {"format": FORMAT, "version": FORMAT_VERSION, "rows": rows, "episodes": rows}
+    manifest = {
+        **{"format": FORMAT, "version": FORMAT_VERSION, "rows": rows, "episodes": rows},
+        **{"skipped": [], "source_fingerprint": "", "procgen": None},
+    }
     (path / "manifest.json").write_text(json.dumps(manifest))
     return PackedStore.open(path)
 
