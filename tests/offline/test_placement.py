@@ -66,8 +66,13 @@ def hollow_store(path: Path, rows: int) -> PackedStore:
     episodes["return"] = np.arange(rows)
     np.save(path / "episodes.npy", episodes)
     manifest = {
-        **{"format": FORMAT, "version": FORMAT_VERSION, "rows": rows, "episodes": rows},
-        **{"skipped": [], "source_fingerprint": "", "procgen": None},
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "rows": rows,
+        "episodes": rows,
+        "skipped": [],
+        "source_fingerprint": "",
+        "procgen": None,
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     return PackedStore.open(path)
