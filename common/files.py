@@ -9,6 +9,15 @@ from pathlib import Path
 from common.errors import ToolkitError
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk and not only to its cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Replace `path` by `data`: a reader, a crash or a full disk finds old or new, never half.
 

@@ -197,6 +197,12 @@ def _unknown_message(argument: str, flags: Sequence[Flag]) -> str:
     return f"unknown flag --{name}: {hint}"
 
 
+def check_xpid(xpid: str) -> None:
+    """Raise UsageError for a run's name that cannot be that of its folder."""
+    if xpid in (".", "..", "latest") or "/" in xpid:
+        raise UsageError(f"--xpid {xpid}: give the name of a new folder, not a path")
+
+
 def short_number(value: float) -> str:
     """`value` in the fewest digits that still name it alone: 0.0003, 5e-05, 1."""
     text = f"{value:g}"

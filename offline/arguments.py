@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UsageError
-from common.flags import Flag, parse_flags
+from common.flags import Flag, check_xpid, parse_flags
 from common.games import DISTRIBUTION_MODES, GAMES
 from common.tracking import TRACKING_FLAGS, check_tracking_flags
 from offline.run_names import run_name
@@ -333,6 +333,5 @@ def _parse(
                 f"(used by {', '.join(flag.algorithms)})"
             )
     check_tracking_flags(settings)
-    if settings.xpid in (".", "..", "latest") or "/" in settings.xpid:
-        raise UsageError(f"--xpid {settings.xpid}: give the name of a new folder, not a path")
+    check_xpid(settings.xpid)
     return settings

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from common.errors import UsageError
-from common.flags import Flag, parse_flags, short_number, unnamed_settings_hash
+from common.flags import Flag, check_xpid, parse_flags, short_number, unnamed_settings_hash
 from common.games import DISTRIBUTION_MODES, GAMES
 from common.tracking import TRACKING_FLAGS, check_tracking_flags
 
@@ -136,8 +136,7 @@ def parse_ppo(argv: Sequence[str] | None, description: str) -> argparse.Namespac
             f"--num_mini_batch {settings.num_mini_batch}: more than the {samples} steps of an "
             "update (num_steps x num_processes)"
         )
-    if settings.xpid in (".", "..", "latest") or "/" in settings.xpid:
-        raise UsageError(f"--xpid {settings.xpid}: give the name of a new folder, not a path")
+    check_xpid(settings.xpid)
     settings.xpid = settings.xpid or ppo_xpid(settings)
     return settings
 

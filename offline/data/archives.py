@@ -51,6 +51,17 @@ class Member(NamedTuple):
     data: bytes
 
 
+def is_archive(head: bytes) -> bool:
+    """Whether a file whose first 512 bytes are `head` may be a .tar, .tar.xz or .tar.gz."""
+    if head.startswith((_XZ, _GZIP)):
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 def read_members(
     archive: Path,
     wanted: Callable[[str], bool] = lambda path: True,

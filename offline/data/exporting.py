@@ -18,7 +18,7 @@ import numpy as np
 
 from common.episodes import Episode, format_name, parse_name, write_episode
 from common.errors import ToolkitError, UsageError
-from common.files import write_atomically
+from common.files import sync, write_atomically
 from common.games import FRAME_SHAPE
 from offline.data.ahead import map_ahead
 from offline.data.frames import read_frames
@@ -149,7 +149,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             yield partial
             _sync(partial)
             partial.rename(target)
-            _sync_one(target.parent)
+            sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except BlockingIOError as error:
@@ -169,12 +169,4 @@ def _clear(folder: Path) -> None:
 def _sync(folder: Path) -> None:
     """Bring all that is in the folder to the disk: only then may it bear its name."""
     for path in [*folder.rglob("*"), folder]:
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

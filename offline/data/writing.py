@@ -24,6 +24,7 @@ import numpy as np
 
 from common.episodes import Episode
 from common.errors import ToolkitError
+from common.files import sync
 from common.games import FRAME_SHAPE
 from offline.data.store import COLUMNS, EPISODE_FIELDS, FORMAT, FORMAT_VERSION
 
@@ -154,11 +155,11 @@ class StoreWriter:
 
     def _rename(self) -> None:
         replaced = self.packed.with_name(f".{self.packed.name}.old-{os.getpid()}")
-        _sync_folder(self._temporary)
+        sync(self._temporary)
         if self.packed.exists():
             self.packed.rename(replaced)
         self._temporary.rename(self.packed)
-        _sync_folder(self.packed.parent)
+        sync(self.packed.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -173,11 +174,3 @@ def _frames_header(rows: int) -> bytes:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

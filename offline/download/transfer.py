@@ -12,7 +12,6 @@ import itertools
 import logging
 import random
 import re
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import requests
 import urllib3
 
 from common.errors import ToolkitError
+from offline.data.archives import is_archive
 from offline.download.partial_file import PartialFile, RemoteFile
 from offline.download.side_by_side import Cancelled
 
@@ -240,16 +240,12 @@ def _content_range(response: requests.Response) -> tuple[str, str]:
 
 def _require_archive(address: str, response: requests.Response, head: bytes) -> None:
     """Refuse what is no .tar, .tar.xz or .tar.gz, such as the page of a proxy or a login."""
-    if head.startswith((b"\xfd7zXZ\x00", b"\x1f\x8b")):
-        return
-    try:
-        tarfile.TarInfo.frombuf(head[:_HEAD_BYTES], "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
+    if not is_archive(head):
         kind = response.headers.get("Content-Type", "unknown content").partition(";")[0]
         raise TransferError(
             f"{address} answers with {kind}, which is no archive: does a proxy or a login page "
             "stand in between? Open the address in a browser"
-        ) from error
+        )
 
 
 def _retry_after(response: requests.Response) -> float:
