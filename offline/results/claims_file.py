@@ -7,6 +7,15 @@ from collections.abc import Sequence
 from offline.results.claims import CLAIMS, FAR, SAME, Verdict
 from offline.results.table_files import Cell, Table, markdown
 
+NOTES = (
+    "Differences of IQMs of normalised returns, with 95% stratified bootstrap intervals; "
+    "settings were chosen on validation levels.",
+    "Supported: every interval that the claim needs lies where it is wanted. Contradicted: "
+    "one lies wholly elsewhere. Undecided: neither, or no interval.",
+    f'"Far" is taken for {FAR:g} of normalised score, "flat" and "does not help" for a change '
+    f"of less than {SAME:g}.",
+)
+
 
 def claims_markdown(verdicts: Sequence[Verdict]) -> str:
     """A table of all verdicts, then each with its evidence."""
@@ -22,16 +31,8 @@ def claims_markdown(verdicts: Sequence[Verdict]) -> str:
                 verdict.where,
             ]
         )
-    notes = [
-        "Differences of IQMs of normalised returns, with 95% stratified bootstrap intervals; "
-        "settings were chosen on validation levels.",
-        "Supported: every interval that the claim needs lies where it is wanted. Contradicted: "
-        "one lies wholly elsewhere. Undecided: neither, or no interval.",
-        f'"Far" is taken for {FAR:g} of normalised score, "flat" and "does not help" for a change '
-        f"of less than {SAME:g}.",
-    ]
     header = ["claim", "these runs say", "decides", "what it is of", "runs"]
-    summary = Table("All claims", header, rows, notes)
+    summary = Table("All claims", header, rows, NOTES)
     return "\n".join(
         [
             "# What these runs say about the claims",

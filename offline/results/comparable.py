@@ -81,12 +81,12 @@ def setting_of(settings: Mapping[str, Any]) -> Setting:
         num_levels=settings["num_levels"],
         dataset=tuple(map(str, settings["dataset"])),
         dataset_size=settings["dataset_size"],
-        episode_order=_text(settings["episode_order"]),
-        levels=_text(settings["levels"]),
-        level=_text(settings["level"]),
+        episode_order=setting_text(settings["episode_order"]),
+        levels=setting_text(settings["levels"]),
+        level=setting_text(settings["level"]),
     )
     values = tuple(
-        (name, _text(value))
+        (name, setting_text(value))
         for name, value in sorted(settings.items())
         if name not in _NOT_OF_SETTING
     )
@@ -113,10 +113,10 @@ def differences(settings: Collection[Setting]) -> dict[Setting, str]:
     return texts
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting's value so that equal ones read equal: 0 and 0.0, a list and a tuple."""
     if value is None:
         return NONE
     if isinstance(value, list | tuple):
-        return " ".join(map(_text, value))
+        return " ".join(map(setting_text, value))
     return short_number(value) if isinstance(value, float) else str(value)

@@ -61,7 +61,7 @@ WRITERS: Mapping[str, Callable[[Sequence[Table]], str]] = {
 }
 
 
-def _text(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
     """As people read it: 7.50 ± 0.25, or 0.50 [0.45, 0.55]."""
     if cell is None:
         return "-"
@@ -74,17 +74,18 @@ def _text(cell: Cell) -> str:
     return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
 
 
-def _is_text(table: Table, column: int) -> bool:
+def is_text(table: Table, column: int) -> bool:
+    """Whether the column holds words alone, which are read from the left."""
     return all(isinstance(row[column], str) for row in table.rows)
 
 
 def _markdown(table: Table) -> str:
     lines = [
         [text.replace("|", r"\|") for text in row]
-        for row in (table.header, *([_text(cell) for cell in row] for row in table.rows))
+        for row in (table.header, *([cell_text(cell) for cell in row] for row in table.rows))
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = [_is_text(table, i) for i in range(len(widths))]
+    left = [is_text(table, i) for i in range(len(widths))]
     rule = [
         "-" * width if is_left else "-" * (width - 1) + ":"
         for width, is_left in zip(widths, left, strict=True)
@@ -102,10 +103,10 @@ def _markdown(table: Table) -> str:
 
 
 def _latex(table: Table) -> str:
-    alignment = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.header)))
+    alignment = "".join("l" if is_text(table, i) else "r" for i in range(len(table.header)))
     rows = [
         " & ".join(map(_escaped, row)) + r" \\"
-        for row in (table.header, *([_text(cell) for cell in row] for row in table.rows))
+        for row in (table.header, *([cell_text(cell) for cell in row] for row in table.rows))
     ]
     caption = " ".join([f"{table.title}.", *table.notes])
     return "\n".join(

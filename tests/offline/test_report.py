@@ -149,7 +149,7 @@ def test_the_same_command_writes_the_same_files(
     done = run(COMMAND, f"--save_path={study}", f"--out={tmp_path / 'again'}", *references)
     assert done.returncode == 0, done.stderr
     files = sorted(path.relative_to(reported) for path in reported.rglob("*.*"))
-    assert len(files) == 4 + 3 * len(TABLES)
+    assert len(files) == 5 + 3 * len(TABLES)
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (reported / file).read_bytes()
 
