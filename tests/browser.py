@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 PROGRAMS = ("chromium", "chromedriver")
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name for a reference to one
 _ANSWER_SECONDS = 60.0
+_ELEMENT_SECONDS = 10.0  # to wait for an element that a script may still have to make
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync "
@@ -40,14 +41,20 @@ class Browser:
     def __init__(self, driver: str, session: str) -> None:
         self._address = f"{driver}/session/{session}"
 
+    def open_blank(self) -> None:
+        """An empty page; what earlier ones logged is forgotten."""
+        self._ask("POST", "url", {"url": "about:blank"})
+        self.complaints()
+        self.requests()
+
     def open(self, page: Path, fragment: str = "") -> None:
         """Load a file anew, even if only the fragment changes."""
-        self._ask("POST", "url", {"url": "about:blank"})
+        self.open_blank()
         self._ask("POST", "url", {"url": page.as_uri() + fragment})
 
     def run(self, script: str, *arguments: object) -> Any:
         """What a function's body returns; waits if that is a promise."""
-        return self._ask("POST", "execute/sync", {"script": script, "args": arguments})
+        return self._ask("POST", "execute/sync", {"script": script, "args": [*arguments]})
 
     def texts(self, selector: str) -> list[str]:
         """What the elements read like on the screen."""
@@ -83,11 +90,12 @@ class Browser:
             self._ask("POST", "actions", {"actions": [source]})
 
     def focused(self) -> str:
-        """What a screen reader would call the element with the focus."""
-        name: str = self.run(
-            "const e = document.activeElement; return e.ariaLabel ?? e.innerText ?? ''"
-        )
-        return name
+        """What a screen reader calls the element with the focus."""
+        return self._label(self._ask("GET", "element/active"))
+
+    def label(self, selector: str) -> str:
+        """What a screen reader calls the first such element."""
+        return self._label(self._ask("POST", "element", _css(selector)))
 
     def screen(self, width: int, height: int) -> None:
         """The size of the window's inside, in CSS pixels."""
@@ -101,6 +109,15 @@ class Browser:
             for name, value in features.items()
         ]
         self._tell("Emulation.setEmulatedMedia", {"features": listed})
+        self.wait_for_paint()
+
+    def wait_for(self, selector: str) -> None:
+        """Until there is such an element."""
+        self._find(selector)
+
+    def wait_for_paint(self) -> None:
+        """Until the browser has answered changes of its own, such as a theme, and painted."""
+        self.run("return new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
     def photograph(self, path: Path, whole: bool = False) -> None:
         """Save what is in sight, or the whole page, as PNG."""
@@ -128,8 +145,12 @@ class Browser:
         self._ask("DELETE", "")
 
     def _find(self, selector: str) -> str:
-        found = self._ask("POST", "element", {"using": "css selector", "value": selector})
+        found = self._ask("POST", "element", _css(selector))
         return f"element/{found[_ELEMENT]}"
+
+    def _label(self, element: Mapping[str, str]) -> str:
+        label: str = self._ask("GET", f"element/{element[_ELEMENT]}/computedlabel")
+        return label
 
     def _log(self, kind: str) -> list[Mapping[str, Any]]:
         entries: list[Mapping[str, Any]] = self._ask("POST", "se/log", {"type": kind})
@@ -156,7 +177,10 @@ def browser(folder: Path) -> Iterator[Browser]:
         }
         body = {"capabilities": {"alwaysMatch": wanted}}
         session = _ask("POST", f"{driver}/session", body)["sessionId"]
+        waits = {"implicit": int(1000 * _ELEMENT_SECONDS)}
+        _ask("POST", f"{driver}/session/{session}/timeouts", waits)
         running = Browser(driver, session)
+        running.open_blank()
         try:
             yield running
         finally:
@@ -187,7 +211,7 @@ def _port(output: IO[str]) -> str:
 
 
 def _ask(method: str, address: str, body: Mapping[str, object] | None = None) -> Any:
-    data = None if body is None else json.dumps(body, default=_plain).encode()
+    data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data, method=method)
     # No proxy is asked, whatever the environment says.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -199,7 +223,5 @@ def _ask(method: str, address: str, body: Mapping[str, object] | None = None) ->
         raise AssertionError(f"{told['error']}: {told['message']}") from None
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Sequence):
-        return list(value)
-    raise TypeError(f"{value!r} is no JSON")
+def _css(selector: str) -> dict[str, str]:
+    return {"using": "css selector", "value": selector}

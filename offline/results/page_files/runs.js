@@ -3,8 +3,8 @@
 const AS_TRAINED = "as trained";
 const GAP = "gap";
 const form = byId("filters");
-const fields = ["search", "game", "method", "acting", "data-filter", "numbers"].map(byId);
-const [search, game, method, acting, data, numbers] = fields;
+const [search, game, method, acting, data, numbers] =
+  ["search", "game", "method", "acting", "data-filter", "numbers"].map(byId);
 let sorting = { column: null, descending: false };
 let shown = []; // the rows in sight, in order
 
@@ -130,7 +130,8 @@ fill(acting, null, [AS_TRAINED, ...modes].map((mode) => [mode, mode]));
 fill(data, "all data", report.conditions.map((condition, i) => [String(i), condition]));
 byId("data-label").hidden = report.conditions.length < 2;
 form.hidden = false;
-form.addEventListener("input", update);
+search.addEventListener("input", update);
+for (const select of [game, method, acting, data, numbers]) select.addEventListener("change", update);
 form.addEventListener("submit", (event) => event.preventDefault());
 // The fields change after the event.
 form.addEventListener("reset", () => setTimeout(update));
