@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from offline.results.reporting import Report
 
 MAX_BYTES = 15_000_000  # of the page, films included
-MAX_DETAILS = 9_000_000  # of these, for curves, levels and settings
-_ROOM = 200_000  # for what is written about films
+MAX_DATA = 9_000_000  # of these, for the runs: curves, levels and settings
 _FILES = Path(__file__).parent / "page_files"
 # One script after another: each makes functions that the later ones call.
 _SCRIPTS = ("dom.js", "charts.js", "levels.js", "films.js", "details.js", "runs.js")
@@ -56,14 +55,14 @@ def page(report: Report, figures: Sequence[FigureFile]) -> str:
         "claims": claims(report.verdicts),
         "left_out": left_out(report.collection.left_out),
         "navigation": _navigation(report, figures),
-        "data": script_json(page_data(report, MAX_DETAILS)),
         "scripts": scripts,
-        "film_list": "",
-        "film_data": "",
+        **dict.fromkeys(("data", "film_list", "film_data"), ""),
     }
     template = Template((_FILES / "page.html").read_text(encoding="utf-8"))
-    size = len(template.substitute(parts).encode("utf-8", "replace"))
-    told = films(runs, important_first(report), MAX_BYTES - _ROOM - size)
+    room = MAX_BYTES - len(template.substitute(parts).encode("utf-8", "replace"))
+    parts["data"] = script_json(page_data(report, min(room, MAX_DATA)))
+    room -= len(parts["data"])
+    told = films(runs, important_first(report), room)
     parts["film_list"], parts["film_data"] = _film_blocks(unique_names(runs), told)
     return template.substitute(parts)
 

@@ -6,7 +6,6 @@ the bytes: where those of all runs would not fit, the runs of the chosen setting
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from common.rollout import EpisodeResult
 from offline.results.comparable import NONE, setting_text
+from offline.results.page_html import script_json
 from offline.results.run_files import CollectedRun, Evaluation, LearningCurve
 from offline.results.statistics import SPLITS, TRAIN, score_range
 
@@ -28,9 +28,9 @@ _DIGITS = 4  # of returns and losses
 
 
 def page_data(report: Report, budget: int) -> dict[str, Any]:
-    """Runs in the order of the collection, and what they share; details in at most `budget` bytes.
+    """Runs in the order of the collection, and what they share: `budget` bytes, if that is enough.
 
-    A run without details has none for want of room.
+    Where it is not, runs are told without details.
     """
     runs = report.collection.runs
     conditions = list(dict.fromkeys(run.setting.condition for run in runs))
@@ -53,18 +53,20 @@ def page_data(report: Report, budget: int) -> dict[str, Any]:
                 "results": {mode: _result(e) for mode, e in run.evaluations.items()},
             }
         )
-    for i in important_first(report):
-        details = _details(runs[i], common)
-        budget -= len(json.dumps(details, separators=(",", ":")))
-        if budget < 0:
-            break
-        told[i]["details"] = details
-    return {
+    data = {
         "splits": SPLITS,
         "conditions": [condition.describe() for condition in conditions],
         "common": common,
         "runs": told,
     }
+    budget -= len(script_json(data))
+    for i in important_first(report):
+        details = _details(runs[i], common)
+        budget -= len(script_json({"details": details}))
+        if budget < 0:
+            break
+        told[i]["details"] = details
+    return data
 
 
 def important_first(report: Report) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from offline.results.run_files import CollectedRun
 from offline.results.statistics import SPLITS
 
 FOLDER = "play"
+_WORDS = 400  # bytes that tell of a film, its path aside: title, reason, tags
 # How a file of each kind begins, so that only what browsers show is embedded: (offset, bytes).
 _BEGINNINGS = {"gif": (0, b"GIF8"), "mp4": (4, b"ftyp"), "png": (0, b"\x89PNG")}
 _SPLITS = {"train": "training levels", "val": "validation levels", "test": "unseen test levels"}
@@ -35,11 +37,12 @@ class Film(NamedTuple):
 
 
 def films(runs: Sequence[CollectedRun], order: Sequence[int], budget: int) -> list[list[Film]]:
-    """The films of each run, embedded while their base64 text fits into `budget` bytes.
+    """The films of each run, embedded while they and what is said of all fit into `budget` bytes.
 
     Every run of `order` (indices of runs) has its first film embedded before one its second.
     """
     found = [_files(run.folder / FOLDER) for run in runs]
+    budget -= sum(_WORDS + len(json.dumps(str(path))) for paths in found for path in paths)
     told: list[dict[Path, Film]] = [{} for _ in runs]
     for rank in range(max(map(len, found), default=0)):
         for i in order:
