@@ -6,6 +6,7 @@ results.csv       one row per run, acting mode and split
 episodes.csv      one row per episode
 tables/           per game, aggregates, probability of improvement, settings: .md, .tex and .csv
 claims.md         what the runs say about the claims of the benchmark
+index.html        all of it as one page, with a view of every run; open it from the disk
 left_out.csv      runs and files that do not count, and why
 
 Aggregates are of normalised returns over games and seeds, with 95% stratified bootstrap intervals.

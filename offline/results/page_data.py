@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 250  # of a curve: more than a screen can show apart
 MAX_CELLS = 2_000  # of a level map; of more levels only those that were played are shown
-_DIGITS = 4  # of returns and losses
+_DIGITS = 5  # of returns and losses
 
 
 def page_data(report: Report, budget: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,12 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 def join(parts: Sequence[str]) -> Markup:
     """The parts one after another, text escaped."""
     return Markup("".join(p if isinstance(p, Markup) else html.escape(p) for p in parts))
+
+
+def with_flags(text: str) -> Markup:
+    """Text in which flags such as --num_levels are set as code, and never broken."""
+    parts = re.split(r"(--\w+)", text)
+    return join([element("code", p) if p.startswith("--") else p for p in parts])
 
 
 def script_json(value: Any) -> Markup:

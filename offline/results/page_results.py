@@ -20,6 +20,7 @@ from offline.results.page_html import (
     section,
     table,
     unfolding,
+    with_flags,
 )
 from offline.results.run_files import AS_TRAINED
 from offline.results.statistics import SPLITS, TEST, TRAIN
@@ -42,19 +43,22 @@ _MORE = {
 def answers(report: Report) -> Markup:
     """A sentence per condition: which method generalises, by how much, how sure."""
     trained = [c for c in report.comparisons if c.acting == AS_TRAINED]
-    lines = [element("p", *_answer(c, len(trained) > 1)) for c in trained]
+    lines = []
+    for comparison in trained:
+        if len(trained) > 1:
+            lines.append(element("p", comparison.condition.describe(), class_="where"))
+        lines.append(element("p", *_answer(comparison)))
     return element("div", *lines, class_="answers")
 
 
-def _answer(comparison: Comparison, several: bool) -> list[str]:
-    where = [f"{comparison.condition.describe()}: "] if several else []
+def _answer(comparison: Comparison) -> list[str]:
     test = {
         name: told.iqm for (name, split), told in comparison.aggregates.items() if split == TEST
     }
     if not test:
-        return [*where, "no method has a score on test levels that could be aggregated."]
+        return ["No method has a score on test levels that could be aggregated."]
     first, *others = sorted(test, key=lambda name: -test[name].value)
-    said: list[str] = [*where, "On unseen levels ", element("strong", first.upper())]
+    said: list[str] = ["On unseen levels ", element("strong", first.upper())]
     said += [" scores highest: " if others else " scores ", _estimate(test[first])]
     if (first, TRAIN) in comparison.aggregates:
         said += [", where 1 is perfect play, and on training levels "]
@@ -199,7 +203,8 @@ def _claim(verdict: Verdict) -> Markup:
         words = [f"{decides.what}: ", _estimate(decides.estimate), f", wanted {decides.wanted}."]
         said.append(element("p", *words))
     if verdict.missing:
-        said.append(element("p", f"Missing: {'; '.join(verdict.missing)}.", class_="missing"))
+        missing = with_flags(f"Missing: {'; '.join(verdict.missing)}.")
+        said.append(element("p", missing, class_="missing"))
     if verdict.evidence:
         rows: list[list[Cell]] = [
             [e.what, e.estimate, e.wanted, e.outcome] for e in verdict.evidence

@@ -222,8 +222,19 @@ def test_a_run_shows_its_curves_settings_levels_and_films(reader: Browser) -> No
     )
     assert width == 64
     assert reader.text("dialog .absent > p:first-child").endswith("no PNG file")
-    assert reader.texts("dialog .differs") == ["seed", "xpid"]
     assert reader.complaints() == []
+
+
+def test_the_settings_that_set_a_run_apart_come_first(reader: Browser) -> None:
+    reader.choose("#method", "CQL")
+    reader.click("#run-table tbody a")
+    reader.wait_for("dialog[open]")
+    rows = [row.split("\t") for row in reader.texts("dialog [aria-label=Settings] tbody tr")]
+    # 5 of the 9 runs are BC's; no seed has more than 4.
+    assert rows[0] == ["algo", "cql", "bc"]
+    assert rows[1][:2] == ["seed", "1"]
+    assert [row[0] for row in rows[2:]] == ["xpid", *sorted(row[0] for row in rows[3:])]
+    assert ["batch_size", "64", "the same"] in rows
 
 
 def test_curves_and_levels_are_also_there_as_tables(reader: Browser) -> None:
@@ -259,7 +270,7 @@ def test_escape_closes_a_run_and_gives_the_focus_back(reader: Browser) -> None:
     assert reader.run("return location.hash").startswith(FILMED)
     reader.press("Escape")
     assert reader.run("return [document.getElementById('run').open, location.hash]") == [False, ""]
-    assert reader.focused() == "coinrun: BC, seed 1, open the run"
+    assert reader.focused() == "coinrun: BC, built-in data, seed 1, open the run"
 
 
 def test_a_run_can_be_bookmarked_and_left_with_the_back_button(reader: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -179,6 +180,18 @@ def test_many_that_do_not_count_are_told_in_a_few_lines(tmp_path: Path) -> None:
     told = [line for line in lines(done.stderr) if line.startswith("left out: ")]
     assert len(told) == 6
     assert told[-1] == f"left out: 15 more, see {tmp_path / 'report' / 'left_out.csv'}"
+
+
+def test_the_page_of_a_large_study_has_every_run_and_is_below_15_megabytes(reported: Path) -> None:
+    page = (reported / "index.html").read_text()
+    assert len(page.encode()) < 15_000_000
+    data = json.loads(page.split('id="report">')[1].split("</script>")[0])
+    assert len(data["runs"]) == 288
+    assert all(len(run["details"]["curve"]["epoch"]) == 40 for run in data["runs"])
+    results = pd.read_csv(reported / "results.csv").query("split == 'test' and mode == 'sampled'")
+    told = {run["folder"]: run["results"]["sampled"]["test"][0] for run in data["runs"]}
+    means = results.set_index("folder")["return"]
+    assert told == {folder: pytest.approx(means[folder], rel=1e-3) for folder in told}
 
 
 def test_an_old_report_is_replaced_and_what_else_lies_there_stays(tmp_path: Path) -> None:

@@ -1,7 +1,15 @@
 // Learning curves, drawn from the rows of logs.csv.
 
 const SPLIT_NAMES = { train: "training", validation: "validation", test: "test" };
-const CHART = { width: 460, height: 240, left: 46, right: 14, top: 12, bottom: 34 };
+// On a phone as narrow as that, so that its letters are not shrunk.
+const CHART = {
+  width: Math.max(280, Math.min(460, innerWidth - 66)),
+  height: 240,
+  left: 46,
+  right: 14,
+  top: 12,
+  bottom: 34,
+};
 
 /** Round numbers, about `count` of them, that span `low` to `high`. */
 function ticks(low, high, count) {

@@ -2,6 +2,7 @@
 
 const PREFIX = "#run/";
 const dialog = byId("run");
+const pageTitle = document.title;
 let returnTo = null; // what gets the focus when the view closes
 
 const address = (run) => PREFIX + run.id.split("/").map(encodeURIComponent).join("/");
@@ -27,24 +28,25 @@ function resultText(run, result) {
   return `${number(mean)} ± ${error === null ? "n/a" : number(error)} (${number(scoreOf(run, mean))}), ${episodes}`;
 }
 
-/** Every setting; those that differ from what most runs have come first and are marked. */
+/** Every setting; first those that differ from what most runs have, then those that vary. */
 function settingsTable(run) {
   const own = run.details.settings;
   const rows = Object.entries(report.common).map(([flag, common]) => {
-    const differs = flag in own;
-    const varies = typeof common === "number";
-    return { flag, value: (differs ? own[flag] : common) ?? "not set", differs, varies, common };
+    const varies = typeof common === "number"; // the number of values, none of them common
+    const value = (flag in own ? own[flag] : common) ?? "not set";
+    return { flag, value, differs: flag in own && !varies, varies, common };
   });
-  rows.sort((a, b) => Number(b.differs) - Number(a.differs));
-  const different = rows.filter((row) => row.differs && !row.varies).length;
+  const rank = (row) => (row.differs ? 0 : row.varies ? 1 : 2);
+  rows.sort((a, b) => rank(a) - rank(b));
+  const different = rows.filter((row) => row.differs).length;
   const shown = table("Settings", ["setting", "this run", "most runs"], ["text", "text", "text"],
     rows.map((row) => [
       row.differs ? html("span", { class: "differs" }, row.flag) : row.flag,
       row.value === "" ? "empty" : row.value,
-      !row.differs ? "the same" : row.varies ? `${row.common} values` : row.common || "empty",
+      row.varies ? `${row.common} values` : row.differs ? row.common || "empty" : "the same",
     ]));
   const differ = different === 1 ? "1 setting differs" : `${different || "No"} settings differ`;
-  const note = `${differ} from what more than half of all runs have. Where no value is that common, the number of values is told.`;
+  const note = `${differ} from what more than half of all runs have. Where no value is that common, it is told how many there are.`;
   return [html("p", { class: "note" }, note), shown];
 }
 
@@ -105,6 +107,7 @@ function showRun(run) {
     ...resultsTable(run),
     ...sections(run));
   dialog.replaceChildren(head, body);
+  document.title = runTitle(run);
   if (!dialog.open) {
     returnTo = document.activeElement;
     dialog.showModal();
@@ -139,6 +142,7 @@ dialog.addEventListener("close", () => {
   const { hash } = location;
   if (hash.startsWith(PREFIX)) history.replaceState(null, "", location.href.slice(0, -hash.length));
   dialog.replaceChildren();
+  document.title = pageTitle;
   const row = returnTo?.isConnected && returnTo !== document.body ? returnTo : byId("runs-title");
   row.focus();
 });

@@ -37,10 +37,16 @@ const figure = (name, split) => ({
 });
 const varied = (value) => new Set(report.runs.map(value)).size > 1;
 
+/** What sets the data of a run apart from those of the others. */
+const dataParts = report.conditions.map((condition) => condition.split(", "));
+const sharedParts = dataParts.reduce((shared, parts) => shared.filter((part) => parts.includes(part)));
+const ownData = (i) => dataParts[i].filter((part) => !sharedParts.includes(part)).join(", ");
+
 const columns = [
   text("Game", (run) => run.game),
   text("Method", (run) => run.method),
   ...(varied((run) => run.label) ? [text("Setting", (run) => run.label || "the only one")] : []),
+  ...(varied((run) => run.data) ? [text("Data", (run) => ownData(run.data))] : []),
   { name: "Seed", side: "number", value: (run) => run.seed, show: (run) => String(run.seed) },
   ...(varied((run) => run.trained) ? [text("Acting", modeOf)] : []),
   ...report.splits.map((split) => figure(split[0].toUpperCase() + split.slice(1), split)),
@@ -50,7 +56,8 @@ const columns = [
 const rows = report.runs.map((run) => {
   const cells = columns.map((column, i) =>
     html(i ? "td" : "th", { class: column.side, scope: i ? null : "row" }));
-  const link = html("a", { href: address(run), "aria-label": `${run.game}: ${run.method}, seed ${run.seed}, open the run` });
+  const which = [run.method, run.label, ownData(run.data), `seed ${run.seed}`].filter(Boolean).join(", ");
+  const link = html("a", { href: address(run), "aria-label": `${run.game}: ${which}, open the run` });
   cells[0].append(link);
   const words = [run.game, run.method, run.label, `seed ${run.seed}`, run.folder];
   const line = html("tr", {}, cells);
@@ -127,7 +134,7 @@ const modes = [...new Set(report.runs.flatMap((run) => Object.keys(run.results))
 fill(game, "all games", distinct((run) => run.game));
 fill(method, "all methods", distinct((run) => run.method));
 fill(acting, null, [AS_TRAINED, ...modes].map((mode) => [mode, mode]));
-fill(data, "all data", report.conditions.map((condition, i) => [String(i), condition]));
+fill(data, "all data", report.conditions.map((_, i) => [String(i), ownData(i)]));
 byId("data-label").hidden = report.conditions.length < 2;
 form.hidden = false;
 search.addEventListener("input", update);
