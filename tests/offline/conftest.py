@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.browser import Browser, browser, missing_programs
 from tests.offline_commands import (
     CREDENTIAL,
     TINY,
@@ -18,6 +20,8 @@ from tests.offline_commands import (
     start,
     wait_for,
 )
+from tests.page_reading import DESKTOP
+from tests.report_pages import write_page_of_study
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +69,29 @@ def unfinished_copy(terminated_run: tuple[Path, int], tmp_path: Path) -> Path:
     """The folder --save_path of an unfinished run, to be changed."""
     shutil.copytree(terminated_run[0], tmp_path / "runs", symlinks=True)
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a small study, as the command writes it; not to be changed."""
+    return write_page_of_study(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser, or the reason why there is none."""
+    if missing := missing_programs():
+        pytest.skip(f"no browser is installed: no {', '.join(missing)}")
+    with browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture
+def reader(window: Browser, report_page: Path) -> Browser:
+    """The page, just opened on a desktop with a light theme."""
+    window.screen(*DESKTOP)
+    window.prefer(color_scheme="light", reduced_motion="no-preference")
+    window.open(report_page)
+    window.run("localStorage.clear()")
+    window.open(report_page)
+    return window
