@@ -95,6 +95,8 @@ def test_a_run_can_be_bookmarked_and_left_with_the_back_button(reader: Browser) 
     reader.wait_for("dialog:not([open])")
     reader.open(opened(reader), address)
     assert reader.text("#run-title") == "coinrun, BC, seed 1"
+    reader.press("Escape")
+    assert reader.focused() == "Runs"
 
 
 def test_the_neighbours_of_a_run_follow_the_table(reader: Browser) -> None:

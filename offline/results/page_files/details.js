@@ -3,7 +3,6 @@
 const PREFIX = "#run/";
 const dialog = byId("run");
 const pageTitle = document.title;
-let returnTo = null; // what gets the focus when the view closes
 
 const address = (run) => PREFIX + run.id.split("/").map(encodeURIComponent).join("/");
 const runTitle = (run) => `${run.game}, ${run.method}, seed ${run.seed}`;
@@ -108,10 +107,7 @@ function showRun(run) {
     ...sections(run));
   dialog.replaceChildren(head, body);
   document.title = runTitle(run);
-  if (!dialog.open) {
-    returnTo = document.activeElement;
-    dialog.showModal();
-  }
+  if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
   body.scrollTop = 0;
   title.focus();
@@ -143,8 +139,8 @@ dialog.addEventListener("close", () => {
   if (hash.startsWith(PREFIX)) history.replaceState(null, "", location.href.slice(0, -hash.length));
   dialog.replaceChildren();
   document.title = pageTitle;
-  const row = returnTo?.isConnected && returnTo !== document.body ? returnTo : byId("runs-title");
-  row.focus();
+  // The browser gives the focus back to the link, except where the view opened with the page.
+  if (document.activeElement === document.body) byId("runs-title").focus();
 });
 // A click beside the view, on its backdrop, closes it too.
 dialog.addEventListener("click", (event) => {
