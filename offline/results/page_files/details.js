@@ -98,7 +98,7 @@ function showRun(run) {
   const head = html("header", {},
     title,
     html("nav", { "aria-label": "Runs" }, neighbour(run, -1, "Previous"), neighbour(run, 1, "Next"), close));
-  const facts = [run.label, report.conditions[run.data]].filter(Boolean).join("; ");
+  const facts = [report.conditions[run.data], run.label].filter(Boolean).join("; ");
   const body = html("div", { class: "body" },
     html("p", { class: "where" }, facts),
     html("p", { class: "path" }, run.folder),
