@@ -49,6 +49,7 @@ def _report(argv: Sequence[str] | None) -> None:
         raise UsageError("--save_path is needed: a folder with runs")
     import numpy as np
 
+    from offline.results.page import write_page
     from offline.results.reporting import make_report, write_report
     from offline.results.table_files import markdown
 
@@ -57,6 +58,7 @@ def _report(argv: Sequence[str] | None) -> None:
     generator = np.random.default_rng(settings.seed)
     report = make_report(paths, settings.reference, generator, progress=True)
     write_report(report, out)
+    write_page(report, (), out / "index.html")
     left_out = report.collection.left_out
     for path, reason in left_out[:_SHOWN]:
         logger.info("left out: %s: %s", path, reason)

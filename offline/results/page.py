@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from common.files import write_atomically
@@ -22,9 +22,7 @@ from offline.results.page_data import important_first, page_data, unique_names
 from offline.results.page_films import Film, films
 from offline.results.page_html import Markup, element, join, script_json, section
 from offline.results.page_results import answers, claims, comparisons, left_out
-
-if TYPE_CHECKING:
-    from offline.results.reporting import Report
+from offline.results.reporting import Report
 
 MAX_BYTES = 15_000_000  # of the page, films included
 MAX_DATA = 9_000_000  # of these, for the runs: curves, levels and settings

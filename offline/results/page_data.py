@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from common.rollout import EpisodeResult
 from offline.results.comparable import NONE, setting_text
 from offline.results.page_html import script_json
+from offline.results.reporting import Report
 from offline.results.run_files import CollectedRun, Evaluation, LearningCurve
 from offline.results.statistics import SPLITS, TRAIN, score_range
-
-if TYPE_CHECKING:
-    from offline.results.reporting import Report
 
 MAX_POINTS = 250  # of a curve: more than a screen can show apart
 MAX_CELLS = 2_000  # of a level map; of more levels only those that were played are shown

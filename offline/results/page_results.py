@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from offline.results.aggregates import Estimate
 from offline.results.claims import CLAIMS, Verdict
@@ -22,12 +21,10 @@ from offline.results.page_html import (
     unfolding,
     with_flags,
 )
+from offline.results.reporting import Report
 from offline.results.run_files import AS_TRAINED
 from offline.results.statistics import SPLITS, TEST, TRAIN
 from offline.results.table_files import Cell, Table, cell_text
-
-if TYPE_CHECKING:
-    from offline.results.reporting import Report
 
 _IQM = "IQM"
 _MOST_LEFT_OUT = 1_000  # rows; left_out.csv has all

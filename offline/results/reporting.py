@@ -17,7 +17,6 @@ from offline.results.claims_file import claims_markdown
 from offline.results.collected import Collection, collect
 from offline.results.comparable import Setting, differences
 from offline.results.comparison import Comparison, compare_all
-from offline.results.page import write_page
 from offline.results.references import REFERENCES, Reference
 from offline.results.report_tables import TABLES
 from offline.results.run_tables import write_episodes, write_results
@@ -85,7 +84,6 @@ def write_report(report: Report, out: Path) -> None:
         for suffix, writer in WRITERS.items():
             _write_text(out / "tables" / f"{name}.{suffix}", writer(tables))
     _write_text(out / "claims.md", claims_markdown(report.verdicts))
-    write_page(report, (), out / "index.html")
 
 
 def _nothing_counts(paths: Sequence[Path], collection: Collection) -> str:
