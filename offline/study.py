@@ -60,7 +60,7 @@ def _study(argv: Sequence[str] | None) -> None:
 
     _announce("1/5 data", 1, settings)
     _collect(runs[0])
-    _announce("2/5 training", 16, settings)
+    _announce("2/5 training", 14, settings)
     _run_queue(training, "offline", settings)
     _announce("3/5 evaluation", 3, settings)
     _run_queue(evaluation, "eval", settings)
