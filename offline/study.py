@@ -165,7 +165,7 @@ def _run(module: str, flags: Sequence[str]) -> None:
             [sys.executable, "-m", module, *flags],
             # The terminal's Ctrl-C is for this process: a second one would kill what saves itself.
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent,  # safe: this process has one thread
         )
         told = False
         while (code := _code(process)) is None:
