@@ -18,7 +18,7 @@ FIGURE = FigureFile(
     name="iqm",
     title="Scores & <intervals>",
     caption='A red square, "as drawn" by hand',
-    svg='<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">'
+    svg='<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 20">'
     '<rect width="10" height="10" style="fill: #f00"/></svg>',
 )
 # If anything of this were taken for HTML, the browser would note it.

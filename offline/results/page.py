@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,13 +21,16 @@ from common.files import write_atomically
 from offline.results.figure_files import FigureFile
 from offline.results.page_data import important_first, page_data, unique_names
 from offline.results.page_films import Film, films
-from offline.results.page_html import Markup, element, join, script_json, section
+from offline.results.page_html import Markup, element, join, script_json, section, unfolding
 from offline.results.page_results import answers, claims, comparisons, left_out
 from offline.results.reporting import Report
 
 MAX_BYTES = 15_000_000  # of the page, films included
 MAX_DATA = 9_000_000  # of these, for the runs: curves, levels and settings
 _FILES = Path(__file__).parent / "page_files"
+_IN_SIGHT = 4  # figures
+_VIEW_BOX = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
+_PIXELS = 1.75  # to a point, so that letters are as large as those of the page
 # One script after another: each makes functions that the later ones call.
 _SCRIPTS = ("dom.js", "charts.js", "levels.js", "films.js", "details.js", "runs.js")
 
@@ -123,16 +127,26 @@ def _navigation(report: Report, figures: Sequence[FigureFile]) -> Markup:
 
 
 def _figures(figures: Sequence[FigureFile]) -> Markup:
-    """Nothing without figures."""
+    """The first ones in sight, the others folded away; nothing without figures."""
     if not figures:
         return Markup()
-    return section("figures", "Figures", *map(_figure, figures))
+    shown = [_figure(figure) for figure in figures]
+    first, others = shown[:_IN_SIGHT], shown[_IN_SIGHT:]
+    if others:
+        first.append(unfolding(f"{len(others)} more", *others))
+    return section("figures", "Figures", *first)
 
 
 def _figure(figure: FigureFile) -> Markup:
     """As a picture of its own, so that neither its names nor its styles meet those of the page."""
     address = "data:image/svg+xml," + quote(figure.svg, safe=" !$()*+,-./:;=?@_~'")
-    picture = element("img", src=address, alt=figure.caption, loading="lazy")
+    size = _VIEW_BOX.search(figure.svg)
+    width, height = (
+        (round(_PIXELS * float(side)) for side in size.groups()) if size else (None, None)
+    )
+    picture = element(
+        "img", src=address, alt=figure.caption, loading="lazy", width=width, height=height
+    )
     return element(
         "figure",
         element("h3", figure.title),

@@ -216,6 +216,14 @@ def test_many_films_leave_the_page_below_its_limit(
     assert all(film["path"].endswith(".gif") for film in absent)
 
 
+def test_many_figures_are_folded_after_the_first_four(tmp_path: Path) -> None:
+    write_run(tmp_path, RETURNS)
+    told = page.page(report_on(tmp_path), [FIGURE._replace(name=f"f{i}") for i in range(6)])
+    in_sight, folded = told.split("<summary>2 more</summary>")
+    assert re.findall(r'id="figure-(f\d)"', in_sight) == ["f0", "f1", "f2", "f3"]
+    assert re.findall(r'id="figure-(f\d)"', folded) == ["f4", "f5"]
+
+
 def test_one_seed_has_no_interval_and_the_page_says_so(tmp_path: Path) -> None:
     write_study(tmp_path, games=["coinrun"], methods=["bc", "cql"], seeds=[1], episodes=5)
     told = page.page(report_on(tmp_path), ())

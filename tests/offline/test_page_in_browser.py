@@ -210,6 +210,9 @@ def test_figures_are_shown_with_their_captions(window: Browser, tmp_path: Path) 
         "const picture = document.querySelector('#figure-iqm img'); picture.scrollIntoView();"
         "return picture.decode().then(() => picture.naturalWidth)"
     )
+    # 10 points are 17.5 pixels; twice as high as wide.
+    box = "const box = document.querySelector('#figure-iqm img').getBoundingClientRect();"
+    assert window.run(f"{box} return [Math.round(box.width), Math.round(box.height)]") == [18, 36]
     assert window.text("#figure-iqm h3") == FIGURE.title
     assert window.label("#figure-iqm img") == FIGURE.caption
     assert window.complaints() == []
