@@ -133,7 +133,7 @@ def _figures(figures: Sequence[FigureFile]) -> Markup:
     shown = [_figure(figure) for figure in figures]
     first, others = shown[:_IN_SIGHT], shown[_IN_SIGHT:]
     if others:
-        first.append(unfolding(f"{len(others)} more", *others))
+        first.append(unfolding(f"{len(others)} more figures", *others))
     return section("figures", "Figures", *first)
 
 
@@ -144,14 +144,20 @@ def _figure(figure: FigureFile) -> Markup:
     width, height = (
         (round(_PIXELS * float(side)) for side in size.groups()) if size else (None, None)
     )
+    caption = f"caption-{figure.name}"
     picture = element(
-        "img", src=address, alt=figure.caption, loading="lazy", width=width, height=height
+        "img",
+        src=address,
+        alt=figure.title,
+        aria_describedby=caption,
+        width=width,
+        height=height,
     )
     return element(
         "figure",
         element("h3", figure.title),
         element("div", picture, class_="paper", tabindex=0, role="group", aria_label=figure.title),
-        element("figcaption", figure.caption),
+        element("figcaption", figure.caption, id=caption),
         id=f"figure-{figure.name}",
     )
 

@@ -219,7 +219,7 @@ def test_many_films_leave_the_page_below_its_limit(
 def test_many_figures_are_folded_after_the_first_four(tmp_path: Path) -> None:
     write_run(tmp_path, RETURNS)
     told = page.page(report_on(tmp_path), [FIGURE._replace(name=f"f{i}") for i in range(6)])
-    in_sight, folded = told.split("<summary>2 more</summary>")
+    in_sight, folded = told.split("<summary>2 more figures</summary>")
     assert re.findall(r'id="figure-(f\d)"', in_sight) == ["f0", "f1", "f2", "f3"]
     assert re.findall(r'id="figure-(f\d)"', folded) == ["f4", "f5"]
 

@@ -214,5 +214,6 @@ def test_figures_are_shown_with_their_captions(window: Browser, tmp_path: Path) 
     box = "const box = document.querySelector('#figure-iqm img').getBoundingClientRect();"
     assert window.run(f"{box} return [Math.round(box.width), Math.round(box.height)]") == [18, 36]
     assert window.text("#figure-iqm h3") == FIGURE.title
-    assert window.label("#figure-iqm img") == FIGURE.caption
+    assert window.label("#figure-iqm img") == FIGURE.title
+    assert window.text("#figure-iqm figcaption") == FIGURE.caption
     assert window.complaints() == []
