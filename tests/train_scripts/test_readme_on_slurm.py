@@ -143,7 +143,7 @@ def test_a_run_of_the_readme_that_is_preempted_ends_with_the_weights_of_an_undis
     ]
     for end in ends:
         end["progress"].pop("epoch_seconds")
-    assert_same(*ends)
+    assert_same(ends[0], ends[1])
 
 
 def test_the_jobs_and_the_logs_are_told_and_linked(sweep: Sweep) -> None:
