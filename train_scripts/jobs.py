@@ -9,9 +9,7 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +19,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO
 
-from common.errors import ToolkitError
 from train_scripts.command_file import Command
 from train_scripts.run_state import ATTEMPT, note_end, signal_name
 
@@ -35,7 +32,6 @@ _WARNINGS = {signal.SIGUSR1, signal.SIGUSR2}
 # How often Slurm is asked about a job, and the time between: half a minute, as long as it leaves a
 # job that is told to stop.
 QUERIES, QUERY_SECONDS = 7, 5.0
-DEFAULT_ARRAY_SIZE = 1001  # Slurm's MaxArraySize where slurm.conf says nothing
 
 # Becomes the run, once the kernel has promised it SIGTERM at its parent's end (PR_SET_PDEATHSIG). A
 # process of its own asks for that: Python between fork and exec is not safe beside other threads.
@@ -116,25 +112,6 @@ def share_of_machine(number: int, count: int) -> dict[str, str]:
         names = gpus.split(",")
         environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
     return environment
-
-
-def queued_jobs() -> set[str]:
-    """Ids of this user's jobs that wait or run. Raises ToolkitError if Slurm does not answer."""
-    query = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ToolkitError(f"squeue: {done.stderr}")
-    return set(done.stdout.split())
-
-
-def max_array_size() -> int:
-    """The most jobs that the cluster takes as one array; without a cluster, Slurm's default."""
-    if shutil.which("scontrol"):
-        query = ["scontrol", "show", "config"]
-        said = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-        if match := re.search(r"^MaxArraySize\s*=\s*([1-9]\d*)", said, re.MULTILINE):
-            return int(match[1])
-    return DEFAULT_ARRAY_SIZE
 
 
 def run_in_turn(commands: Sequence[Command]) -> int:

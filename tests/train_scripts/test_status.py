@@ -290,7 +290,7 @@ def test_the_last_line_counts_the_states(tmp_path: Path) -> None:
     sweep.leave(1, "final_model.pt", "")
     sweep.print(2, "error: no space left\n")
     lines = status.table(sweep.commands, sweep.states())
-    assert lines[-1] == "4 runs: 1 finished, 2 waiting, 1 failed"
+    assert lines[-1] == "4 runs: 1 finished, 2 waiting, 1 failed (no queue is at work)"
     assert lines[0].split("  ")[-1] == "error"
     assert lines[3].endswith("coinrun/c  no space left")
 
@@ -325,7 +325,7 @@ def test_the_command_prints_the_table(sweep: Sweep) -> None:
         "state    epoch  validation  last row  left  run",
         "waiting  -      -           -         -     coinrun/a",
         "",
-        "1 runs: 1 waiting",
+        "1 runs: 1 waiting (no queue is at work)",
     ]
 
 
@@ -420,6 +420,6 @@ def test_three_thousand_runs_take_a_few_seconds(sweep: Sweep) -> None:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = tell(sweep)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.stdout.splitlines()[-1] == "3000 runs: 3000 stopped"
+        assert done.stdout.splitlines()[-1] == "3000 runs: 3000 stopped (no queue is at work)"
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 5.0
