@@ -60,8 +60,9 @@ SLURM_FLAGS = (
         "time",
         minutes,
         240,
-        "Time limit of a job, in minutes or as Slurm writes it (1-12:00:00). Runs may take longer: "
-        "their job goes back into the queue and continues them.",
+        "Time limit of a job, in minutes or as Slurm writes it (1-12:00:00), at most what the "
+        "partition allows. Runs may take longer: their job goes back into the queue and continues "
+        "them.",
         minimum=3,  # the warning comes 90 seconds before the end
     ),
     Flag("mem", str, "", "Memory of a job, as Slurm writes it (16G); empty takes the default."),
