@@ -68,23 +68,27 @@ def queued_jobs() -> dict[str, str]:
 
     Raises ToolkitError if Slurm does not answer.
     """
-    query = ["squeue", "--me", "--array", "--noheader", "--format=%i %T"]
-    try:
-        done = subprocess.run(
-            query, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise ToolkitError(f"squeue: no answer within {ANSWER_SECONDS:g} s") from None
+    done = ask("squeue", "--me", "--array", "--noheader", "--format=%i %T")
+    if done is None:
+        raise ToolkitError(f"squeue: no answer within {ANSWER_SECONDS:g} s")
     if done.returncode:
         raise ToolkitError(f"squeue: {done.stderr}")
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
 
 def max_array_size() -> int:
-    """The most jobs that the cluster takes as one array; without a cluster, Slurm's default."""
-    if shutil.which("scontrol"):
-        query = ["scontrol", "show", "config"]
-        said = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-        if match := re.search(r"^MaxArraySize\s*=\s*([1-9]\d*)", said, re.MULTILINE):
-            return int(match[1])
-    return DEFAULT_ARRAY_SIZE
+    """The most jobs that the cluster takes as one array; Slurm's default where it does not tell."""
+    done = ask("scontrol", "show", "config") if shutil.which("scontrol") else None
+    said = done.stdout if done else ""
+    match = re.search(r"^MaxArraySize\s*=\s*([1-9]\d*)", said, re.MULTILINE)
+    return int(match[1]) if match else DEFAULT_ARRAY_SIZE
+
+
+def ask(*query: str) -> subprocess.CompletedProcess[str] | None:
+    """A command of Slurm's, at its end; None if that does not come within `ANSWER_SECONDS`."""
+    try:
+        return subprocess.run(
+            query, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return None

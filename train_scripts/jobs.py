@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO
 
+from train_scripts.cluster import ask
 from train_scripts.command_file import Command
 from train_scripts.run_state import ATTEMPT, note_end, signal_name
 
@@ -168,11 +169,10 @@ def _still_running() -> bool:
     Where Slurm does not answer, a job goes on: one too many is found finished, one too few is lost.
     """
     job = os.environ["SLURM_JOB_ID"]
-    query = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
     for number in range(QUERIES):
         if number:
             time.sleep(QUERY_SECONDS)
-        done = subprocess.run(query, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
+        done = ask("squeue", "--noheader", f"--jobs={job}", "--format=%T")
+        if done is not None and done.returncode == 0:
             return done.stdout.strip() == "RUNNING"
     return True

@@ -231,6 +231,7 @@ def _parameters(settings: argparse.Namespace) -> dict[str, Any]:
     return {
         "job_name": settings.name,
         **{name: value for name, value in given.items() if value},
+        "wckey": None,  # submitit's own would be charged, or refused, where a cluster counts them
         "additional_parameters": {name: value for name, value in more.items() if value},
     }
 

@@ -49,6 +49,7 @@ def test_a_dry_run_shows_the_script_that_is_submitted(
     for line in ("--array=0-1%2", "--mem=1G", "--time=2160", "--requeue", "--signal=USR2@90"):
         assert f"#SBATCH {line}\n" in text
     assert "\nmodule load a\nexport B=1\n" in text
+    assert "wckey" not in text
 
 
 def test_a_dry_run_shows_the_runs_of_each_job_and_needs_no_slurm(
