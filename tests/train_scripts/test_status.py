@@ -295,6 +295,13 @@ def test_the_last_line_counts_the_states(tmp_path: Path) -> None:
     assert lines[3].endswith("coinrun/c  no space left")
 
 
+def test_a_run_that_waits_while_another_runs_has_a_queue_at_work(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, 2)
+    with RunFolder(sweep.commands[0].settings.save_path, "coinrun", "a").session():
+        lines = status.table(sweep.commands, sweep.states())
+    assert lines[-1] == "2 runs: 1 running, 1 waiting"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
