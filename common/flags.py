@@ -186,7 +186,10 @@ def _read_any(
 ) -> dict[str, Any]:
     """The texts by flag; UsageError for an unknown flag and for one without its value."""
     parser = _Parser(
-        description=description, allow_abbrev=abbreviations, formatter_class=_HelpFormatter
+        prog=_program(),
+        description=description,
+        allow_abbrev=abbreviations,
+        formatter_class=_HelpFormatter,
     )
     for flag in flags:
         if flag.positional:
@@ -205,6 +208,12 @@ def _read_any(
     if unknown:
         raise UsageError(_unknown_message(unknown[0], flags))
     return vars(parsed)
+
+
+def _program() -> str | None:
+    """How this command is given, if it is a module; its file alone would not run."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
 
 
 def _unknown_message(argument: str, flags: Sequence[Flag]) -> str:
