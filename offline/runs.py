@@ -10,12 +10,14 @@ from pathlib import Path
 from common.device import choose_device
 from common.errors import ToolkitError, UsageError
 from common.evaluation import (
+    Origin,
     Results,
     evaluate,
     returns_by_split,
     write_csv,
     write_episodes,
     write_evaluation,
+    write_origin,
 )
 from common.games import NUM_ACTIONS
 from common.run_logger import RunFolder, describe_run
@@ -139,10 +141,11 @@ def train_on_one_level(settings: argparse.Namespace) -> str:
 def evaluate_run(settings: argparse.Namespace) -> str:
     """Play the run's checkpoint on every split in every mode of `acting_modes`.
 
-    Writes two CSV files per mode into the run's folder and returns the table: evaluate.csv and
-    evaluate_episodes.csv in the mode that the run was trained to act in, in the other one files
-    that have it in their names. Raises ToolkitError if the checkpoint is missing, corrupt or of
-    another run.
+    Writes two CSV files per mode into the run's folder, and a JSON file that tells checkpoint and
+    mode, and returns the table: evaluate.csv, evaluate_episodes.csv and evaluate.json in the mode
+    that the run was trained to act in, in the other one files that have it in their names.
+
+    Raises ToolkitError if the checkpoint is missing, corrupt or of another run.
     """
     if not settings.num_final_episodes:
         raise UsageError("--num_final_episodes 0: there is nothing to evaluate")
@@ -150,11 +153,12 @@ def evaluate_run(settings: argparse.Namespace) -> str:
     checkpoint = path / (FINAL if settings.checkpoint == "final" else BEST)
     rows = {}
     for deterministic in settings.acting_modes:
-        results, own = _evaluate_mode(checkpoint, settings, deterministic)
+        results, own, acting = _evaluate_mode(checkpoint, settings, deterministic)
         mode = "deterministic" if deterministic else "sampled"
         name = "evaluate" if own else f"evaluate_{mode}"
         write_evaluation(path / f"{name}.csv", results)
         write_episodes(path / f"{name}_episodes.csv", results)
+        write_origin(path / f"{name}.json", Origin(settings.checkpoint, acting), results)
         alone = own and len(settings.acting_modes) == 1
         rows[settings.algo if alone else f"{settings.algo}, {mode}"] = summarise(
             returns_by_split(results), settings.env_name, settings.distribution_mode
@@ -184,8 +188,10 @@ def _find_run(settings: argparse.Namespace) -> Path:
 
 def _evaluate_mode(
     checkpoint: Path, settings: argparse.Namespace, deterministic: bool
-) -> tuple[Results, bool]:
-    """Results by split of the agent acting as told, and whether it was trained to act so."""
+) -> tuple[Results, bool, str]:
+    """Results by split of the agent acting as told, whether it was trained to act so, and how it
+    acted in truth: one may be certain without being told.
+    """
     acting = {**vars(settings), "deterministic": deterministic}
     device = choose_device(settings.no_cuda)
     agent, contents = load_agent(checkpoint, device, acting)
@@ -214,4 +220,5 @@ def _evaluate_mode(
         seed=derive_seed(trained["seed"], "final"),
         progress=True,
     )
-    return results, deterministic == trained["deterministic"]
+    mode = "deterministic" if agent.sampler.deterministic else "sampled"
+    return results, deterministic == trained["deterministic"], mode

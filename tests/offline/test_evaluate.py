@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def test_the_best_checkpoint_is_evaluated_when_asked_for(
     (finished_copy.folder / "final_model.pt").unlink()
     assert evaluate(finished_copy, checkpoint="best") == 0
     assert "best checkpoint" in capsys.readouterr().out
+    told = json.loads((finished_copy.folder / "evaluate.json").read_text())
+    assert (told["checkpoint"], told["acting"]) == ("best", "sampled")
 
 
 def test_deterministic_may_be_chosen_at_evaluation(finished_copy: FinishedRun) -> None:

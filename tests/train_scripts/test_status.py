@@ -290,9 +290,16 @@ def test_the_last_line_counts_the_states(tmp_path: Path) -> None:
     sweep.leave(1, "final_model.pt", "")
     sweep.print(2, "error: no space left\n")
     lines = status.table(sweep.commands, sweep.states())
-    assert lines[-1] == "4 runs: 1 finished, 2 waiting, 1 failed"
+    assert lines[-1] == "4 runs: 1 finished, 2 waiting, 1 failed (no queue is at work)"
     assert lines[0].split("  ")[-1] == "error"
     assert lines[3].endswith("coinrun/c  no space left")
+
+
+def test_a_run_that_waits_while_another_runs_has_a_queue_at_work(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, 2)
+    with RunFolder(sweep.commands[0].settings.save_path, "coinrun", "a").session():
+        lines = status.table(sweep.commands, sweep.states())
+    assert lines[-1] == "2 runs: 1 running, 1 waiting"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +332,7 @@ def test_the_command_prints_the_table(sweep: Sweep) -> None:
         "state    epoch  validation  last row  left  run",
         "waiting  -      -           -         -     coinrun/a",
         "",
-        "1 runs: 1 waiting",
+        "1 runs: 1 waiting (no queue is at work)",
     ]
 
 
@@ -420,6 +427,6 @@ def test_three_thousand_runs_take_a_few_seconds(sweep: Sweep) -> None:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = tell(sweep)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.stdout.splitlines()[-1] == "3000 runs: 3000 stopped"
+        assert done.stdout.splitlines()[-1] == "3000 runs: 3000 stopped (no queue is at work)"
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 5.0
