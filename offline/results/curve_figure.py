@@ -113,7 +113,7 @@ def curve_figure(comparison: Comparison, references: Sequence[Reference]) -> Dra
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(4, math.ceil(math.sqrt(count)))
     rows = math.ceil(count / columns)
-    height = {1: 2.2, 2: 1.9, 3: 1.6, 4: 1.35}[columns]
+    height = {1: 2.8, 2: 1.9, 3: 1.6, 4: 1.35}[columns]
     figure = blank_figure(PAGE if columns > 1 else COLUMN, 0.7 + height * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for unused in grid.flat[count:]:
@@ -136,7 +136,7 @@ def _set_epochs(panels: Sequence[Axes], logged: Sequence[NDArray[np.float64]]) -
         else:
             room = 0.04 * (max(ends) - first) or 0.5
             axes.set_xlim(first - room, max(ends) + room)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="x", integer=True)
 
 
 def _draw_curve(axes: Axes, mean: MeanCurve, name: str, split: str, first_marker: int) -> None:
@@ -171,12 +171,12 @@ def _caption(
     episodes = {run.settings["num_eval_episodes"] for run in runs}
     unread = sum(run.curve is None for run in runs)
     parts = [
-        f"Mean raw return while training; {counted(comparison, games)}"
+        f"Mean raw return while training; {counted(comparison.chosen.values(), games)}"
         + (f", {min(episodes)} episodes per evaluation." if len(episodes) == 1 else "."),
         "Solid: training levels; dashed: unseen test levels." if TEST in splits else "",
         "Bands: ± 1 standard error over seeds." if several else "One seed: no band.",
         "A run that stopped early stays at its last value." if several else "",
-        f"Without {unread} runs whose logs.csv cannot be read." if unread else "",
+        f"Runs left out because their logs.csv cannot be read: {unread}." if unread else "",
         *(f"{reference.name}: return on test levels." for reference in references),
         *chosen_notes(comparison),
         *source_notes(references),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.rollout import EpisodeResult
 from offline.results.comparison import Candidate
@@ -56,7 +57,7 @@ def level_figure(run: CollectedRun, mode: str) -> DrawnFigure | None:
     `mode` is a key of the run's evaluations. None for a run on a single level.
     """
     episodes = run.evaluations[mode].episodes
-    if TEST not in episodes:
+    if not {TRAIN, TEST} <= set(episodes):
         return None
     bounds = score_range(run.game, run.settings["distribution_mode"])
     told = {split: level_returns(episodes[split]) for split in (TRAIN, TEST)}
@@ -67,7 +68,9 @@ def level_figure(run: CollectedRun, mode: str) -> DrawnFigure | None:
     _draw_map(figure, left, told[TRAIN], places, bounds)
     _draw_ranks(right, told, bounds)
     method = run.method.upper()
-    scores = normalised_score([*told[TRAIN].values()], run.game, run.settings["distribution_mode"])
+    scores = np.asarray(
+        normalised_score([*told[TRAIN].values()], run.game, run.settings["distribution_mode"])
+    )
     played = len(told[TRAIN])
     parts = [
         f"Mean raw return per level of {method} on {run.game}, seed {run.seed}, acting {mode} "
@@ -82,9 +85,8 @@ def level_figure(run: CollectedRun, mode: str) -> DrawnFigure | None:
     return DrawnFigure(f"levels-{run.method}", title, caption, figure)
 
 
-def _count(scores: object) -> str:
-    values = np.asarray(scores)
-    learnt, blind = int((values >= _LEARNT).sum()), int((values <= 0.0).sum())
+def _count(scores: NDArray[np.float64]) -> str:
+    learnt, blind = (scores >= _LEARNT).sum(), (scores <= 0.0).sum()
     return (
         f"{learnt} with at least half of the score range, {blind} with no more than an agent that "
         "sees nothing"
@@ -102,7 +104,10 @@ def _draw_map(
     import matplotlib
     from matplotlib.colors import BoundaryNorm
 
-    columns = 10 * math.ceil(math.sqrt(2 * len(places)) / 10)
+    every_level = len(places) > places[-1]
+    columns = math.ceil(math.sqrt(2 * len(places)))
+    if every_level:
+        columns = 10 * math.ceil(columns / 10)  # a seed is read as row + column
     rows = math.ceil(len(places) / columns)
     tiles = np.full(rows * columns, np.nan)
     tiles[: len(places)] = [returns.get(seed, np.nan) for seed in places]
@@ -134,12 +139,15 @@ def _draw_map(
         [row + 0.5 for row in range(0, rows, every)],
         [str(places[row * columns]) for row in range(0, rows, every)],
     )
-    axes.set_ylabel("training level (row + column)")
-    whole = places[-1] == len(places) - 1
-    axes.set_xticks(
-        [c + 0.5 for c in range(0, columns, 5)] if whole else [],
-        [f"+{c}" for c in range(0, columns, 5)] if whole else [],
-    )
+    if 2 * rows < columns:
+        axes.set_aspect("equal")
+    if every_level:
+        shown = range(0, columns, 5)
+        axes.set_xticks([column + 0.5 for column in shown], [f"+{column}" for column in shown])
+        axes.set_ylabel("training level (row + column)")
+    else:
+        axes.set_xticks([])
+        axes.set_ylabel("training levels played")
 
 
 def _draw_ranks(axes: Axes, told: dict[str, dict[int, float]], bounds: tuple[float, float]) -> None:

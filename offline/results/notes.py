@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from offline.results.comparison import Comparison
+from offline.results.comparison import Candidate, Comparison
 from offline.results.references import Reference
 
 
@@ -43,11 +43,9 @@ def source_notes(references: Iterable[Reference]) -> list[str]:
     return list(dict.fromkeys(f"{reference.name}: {reference.source}." for reference in references))
 
 
-def counted(comparison: Comparison, games: Sequence[str]) -> str:
-    """Such as `16 games, 3 seeds each` or `coinrun, 1 to 3 seeds each`, of the chosen settings."""
-    seeds = {
-        len(c.runs[game]) for c in comparison.chosen.values() for game in games if game in c.runs
-    }
+def counted(candidates: Iterable[Candidate], games: Sequence[str]) -> str:
+    """Such as `16 games, 3 seeds each` or `coinrun, 1 to 3 seeds each`."""
+    seeds = {len(c.runs[game]) for c in candidates for game in games if game in c.runs}
     named = games[0] if len(games) == 1 else f"{len(games)} games"
     number = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     return f"{named}, {number} {'seed' if seeds == {1} else 'seeds'} each"

@@ -68,7 +68,7 @@ def profile_figure(
         reached = np.sort(player.scores(TEST, games, mode))
         shares = 1 - np.searchsorted(reached, thresholds, side="right") / len(reached)
         axes.plot(thresholds, shares, label=player.name, **reference_line(player.name))
-    axes.set_ylim(0.0, 1.02)
+    axes.set_ylim(0.0, 1.04)
     axes.set_xlim(low, high)
     axes.set_xlabel("normalised score τ on test levels")
     axes.set_ylabel("share of runs above τ")
@@ -79,7 +79,7 @@ def profile_figure(
     )
     parts = [
         "Performance profiles: the share of runs whose normalised return on unseen test levels is "
-        f"above τ, every game counting alike; {counted(comparison, games)}.",
+        f"above τ, every game counting alike; {counted(comparison.chosen.values(), games)}.",
         interval_note(certain, "Bands, pointwise"),
         *left_out_notes(comparison),
         *chosen_notes(comparison),
@@ -91,4 +91,4 @@ def profile_figure(
 def _marks(shares: NDArray[np.float64], place: int, places: int) -> list[int]:
     """Where a profile is marked: at two heights that are its own, so that none hides another."""
     heights = ((place + 0.5) / places, ((place + places / 2) % places + 0.5) / places)
-    return sorted({int(np.argmin(np.abs(shares - height))) for height in heights})
+    return sorted({int((shares >= height).sum()) - 1 for height in heights} - {-1})

@@ -76,7 +76,8 @@ def draw_figures(report: Report, progress: bool = False, seed: int = 0) -> Itera
 
 def _jobs(report: Report, seed: int) -> Iterator[_Job]:
     """What draws the figures, each with random numbers of its own."""
-    for comparison, references in zip(report.comparisons, report.references, strict=True):
+    comparisons = dict(zip(report.comparisons, report.references, strict=True))
+    for comparison, references in comparisons.items():
         generator = np.random.default_rng(seed)
         parts: list[Callable[[], DrawnFigure | None]] = [
             partial(score_figure, comparison, references),
@@ -88,7 +89,7 @@ def _jobs(report: Report, seed: int) -> Iterator[_Job]:
             parts += [partial(_best_run_figure, c) for c in comparison.chosen.values()]
         for part in parts:
             yield partial(_of_comparison, comparison, part)
-    yield partial(scaling_figures, report.comparisons, np.random.default_rng(seed))
+    yield partial(scaling_figures, comparisons, np.random.default_rng(seed))
 
 
 def _of_comparison(

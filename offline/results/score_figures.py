@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Estimates = Mapping[str, Mapping[str, Estimate]]  # by split and method
 _OFFSETS = {TRAIN: -0.17, TEST: 0.17}  # of a method's place on the axis
-_INCHES = 0.46  # per method
+_INCHES, _INCHES_OF_PLAYERS = 0.42, 0.58  # per place; the names of players are longer
 _HEIGHT = 2.5
 
 
@@ -60,7 +60,7 @@ def score_figure(comparison: Comparison, references: Sequence[Reference]) -> Dra
     where = " and ".join(SPLIT_NAMES[split] for split in told)
     what = f"Interquartile mean of normalised returns on {where}"
     caption = _caption(what, marks, comparison, told, beside, references)
-    return DrawnFigure("scores", "Score on training and test levels", caption, figure)
+    return DrawnFigure("scores", "Scores", caption, figure)
 
 
 def gap_figure(comparison: Comparison, references: Sequence[Reference]) -> DrawnFigure | None:
@@ -97,11 +97,11 @@ def reference_iqms(
     return found
 
 
-def draw_interval(axes: Axes, x: float, estimate: Estimate, colour: str) -> None:
-    """The interval as a bar with ends; nothing where there is none."""
+def draw_interval(axes: Axes, x: float, estimate: Estimate, colour: str, of: str) -> None:
+    """The interval as a bar with ends, labelled by whose it is; nothing where there is none."""
     if estimate.low is not None and estimate.high is not None:
         ends = [estimate.low, estimate.high]
-        axes.plot([x, x], ends, color=colour, marker="_", markersize=5.0, label="interval")
+        axes.plot([x, x], ends, color=colour, marker="_", markersize=5.0, label=f"interval of {of}")
 
 
 def _estimates(comparison: Comparison, splits: Sequence[str]) -> Estimates:
@@ -125,7 +125,8 @@ def _draw(told: Estimates, beside: Mapping[str, Mapping[str, float]]) -> Figure:
     methods = list(dict.fromkeys(name for values in told.values() for name in values))
     players = list(dict.fromkeys(name for values in beside.values() for name in values))
     places = {name: float(place) for place, name in enumerate([*methods, *players])}
-    figure = blank_figure(max(COLUMN, 0.7 + _INCHES * len(places)), _HEIGHT)
+    inches = (_INCHES_OF_PLAYERS if players else _INCHES) * len(places)
+    figure = blank_figure(max(COLUMN, 0.7 + inches), _HEIGHT)
     axes = figure.add_subplot()
     axes.axhline(0.0, color="#BBBBBB", linewidth=0.8, zorder=0.5, label="zero")
     for split, values in told.items():
@@ -133,12 +134,14 @@ def _draw(told: Estimates, beside: Mapping[str, Mapping[str, float]]) -> Figure:
         line = SPLIT_LINES.get(split, "solid")
         for name, estimate in values.items():
             style = method_style(name)
-            draw_interval(axes, places[name] + offset, estimate, style.colour)
+            draw_interval(axes, places[name] + offset, estimate, style.colour, f"{name} {split}")
             marks = point(split, style.colour, style.marker)
             axes.plot(places[name] + offset, estimate.value, label=f"{name} {split}", **marks)
         for name, score in beside[split].items():
             axes.axhline(score, color="#999999", linewidth=0.8, linestyle=line, zorder=1)
-            axes.plot(places[name] + offset, score, label=name, **point(split, GREY, "*"))
+            axes.plot(
+                places[name] + offset, score, label=f"{name} {split}", **point(split, GREY, "*")
+            )
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_xticks(
         list(places.values()),
@@ -165,7 +168,7 @@ def _caption(
         listed = ", ".join(f"{name} {value:.2f}" for name, value in points.items())
         values.append(f"{SPLIT_NAMES.get(split, 'Gap').capitalize()}: {listed}.")
     parts = [
-        f"{what}; {counted(comparison, comparison.games)}.",
+        f"{what}; {counted(comparison.chosen.values(), comparison.games)}.",
         marks,
         interval_note(certain, "Bars"),
         *values,
