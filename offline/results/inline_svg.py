@@ -34,8 +34,10 @@ def inline_svg(svg: str, name: str) -> str:
     used = {target for element in root.iter() for target in _targets(element.attrib)}
     for element in root.iter():
         attributes = element.attrib
-        if (own := attributes.pop("id", None)) in used:
-            attributes["id"] = f"{name}-{own}"
+        if attributes.get("id") in used:
+            attributes["id"] = f"{name}-{attributes['id']}"
+        else:
+            attributes.pop("id", None)
         for key, value in attributes.items():
             if key == _HREF:
                 attributes[key] = value.replace("#", f"#{name}-", 1)
