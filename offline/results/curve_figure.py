@@ -17,6 +17,7 @@ from offline.results.method_styles import (
     SPLIT_LINES,
     DrawnFigure,
     blank_figure,
+    line_marker,
     method_handles,
     method_style,
     reference_handles,
@@ -153,8 +154,7 @@ def _draw_curve(axes: Axes, mean: MeanCurve, name: str, split: str, first_marker
         color=style.colour,
         linestyle=SPLIT_LINES[split],
         linewidth=0.9,
-        marker=style.marker,
-        markersize=2.6,
+        **line_marker(style, 4.6),
         markevery=(first_marker % len(epochs), _BETWEEN_MARKERS),
         label=f"{name} {split}",
     )

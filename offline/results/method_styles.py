@@ -111,7 +111,7 @@ def method_handles(names: Iterable[str]) -> list[Artist]:
 
     styles = {name: method_style(name) for name in names}
     return [
-        Line2D([], [], color=style.colour, marker=style.marker, label=name.upper())
+        Line2D([], [], color=style.colour, label=name.upper(), **line_marker(style, 5.5))
         for name, style in styles.items()
     ]
 
@@ -133,6 +133,16 @@ def reference_handles(names: Iterable[str]) -> list[Artist]:
     from matplotlib.lines import Line2D
 
     return [Line2D([], [], label=name, **reference_line(name)) for name in names]
+
+
+def line_marker(style: MethodStyle, size: float) -> dict[str, Any]:
+    """Line2D properties of a marker that stands out of lines of the same grey."""
+    return {
+        "marker": style.marker,
+        "markersize": size,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.4,
+    }
 
 
 def point(split: str, colour: str, marker: str) -> dict[str, Any]:

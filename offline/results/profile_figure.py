@@ -14,6 +14,7 @@ from offline.results.method_styles import (
     COLUMN,
     DrawnFigure,
     blank_figure,
+    line_marker,
     method_handles,
     method_style,
     reference_handles,
@@ -60,7 +61,7 @@ def profile_figure(
             thresholds,
             profile.shares,
             color=style.colour,
-            marker=style.marker,
+            **line_marker(style, 5.5),
             markevery=_marks(profile.shares, i, len(scores)),
             label=name,
         )
