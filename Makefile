@@ -2,7 +2,7 @@
 # needs neither root nor anything but a Python 3.10, 3.11 or 3.12.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check venv which-python clean
+.PHONY: help demo report test check venv which-python clean
 
 VENV_PYTHON := .venv/bin/python
 RUNTIME := .venv/.installed-runtime
@@ -23,13 +23,17 @@ VENV_WORKS = $(shell $(VENV_PYTHON) -m pip --version >/dev/null 2>&1 && echo yes
 
 help:
 	@echo "make demo    collect episodes, train BC, evaluate it; prints a table, saves a figure"
+	@echo "make report  train and measure the six methods, three seeds each; tables, figures, a page"
 	@echo "make test    run the whole test suite"
 	@echo "make check   check format, lint and types"
 	@echo "make venv    build .venv with everything the above need"
-	@echo "make clean   remove .venv, demo/ and caches; data/ and runs/ stay"
+	@echo "make clean   remove .venv, demo/, report/ and caches; data/ and runs/ stay"
 
 demo: $(RUNTIME)
 	@$(VENV_PYTHON) -m offline.demo
+
+report: $(RUNTIME)
+	@$(VENV_PYTHON) -m offline.study
 
 test: $(DEVELOPMENT)
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
@@ -58,5 +62,5 @@ $(DEVELOPMENT): requirements-dev.txt $(RUNTIME)
 	@touch $@
 
 clean:
-	rm -rf .venv demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv demo report .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -46,7 +46,7 @@ def tracked_files() -> list[Path]:
     if listing.returncode == 0:
         files = [ROOT / name for name in listing.stdout.split("\0") if name]
     else:
-        generated = {"data", "demo", "logs", "runs"}
+        generated = {"data", "demo", "logs", "report", "runs"}
         files = [
             path
             for path in ROOT.rglob("*")

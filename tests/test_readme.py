@@ -51,7 +51,7 @@ def test_every_command_in_the_readmes_takes_the_flags_shown_with_it(module: str)
     assert shown <= known, f"{module} does not take {', '.join(sorted(shown - known))}"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check"])
+@pytest.mark.parametrize("target", ["demo", "report", "test", "check"])
 def test_the_make_targets_of_the_readme_are_there(target: str) -> None:
     assert f"make {target}" in (ROOT / "README.md").read_text(encoding="utf-8")
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)

@@ -68,6 +68,24 @@ def read_grid(path: Path, flags: Sequence[Flag]) -> Grid:
     return grid
 
 
+def replaced(grid: Grid, texts: Sequence[str], flags: Sequence[Flag]) -> Grid:
+    """`grid` with the one value that each text `name=value` gives a flag.
+
+    Several texts give a flag of many values a list of them; of the others the last text counts.
+    Raises UsageError for a text of another form, a name that is no flag and a value that does not
+    fit.
+    """
+    given: Grid = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: write name=value")
+        flag = _flag(name, flags, "--set")
+        item = flag.parse(value)
+        given[name] = [[*given.get(name, [[]])[0], item]] if flag.many else [item]
+    return grid | given
+
+
 def expand(base: Settings, grid: Grid, num_trials: int, flags: Sequence[Flag]) -> list[Settings]:
     """The settings of every run: each combination of the grid's values, `num_trials` seeds each.
 
@@ -151,12 +169,12 @@ def _read_object(path: Path) -> dict[str, Any]:
     return document
 
 
-def _flag(name: str, flags: Sequence[Flag], path: Path) -> Flag:
+def _flag(name: str, flags: Sequence[Flag], where: object) -> Flag:
     known = {flag.name: flag for flag in flags}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{path}: no flag is called {name}{hint}")
+        raise UsageError(f"{where}: no flag is called {name}{hint}")
     return known[name]
 
 

@@ -19,7 +19,7 @@ from common.errors import UsageError
 from common.flags import Flag, parse_flags, run_command
 from offline.arguments import SINGLE_LEVEL_FLAGS, TRAIN_FLAGS, check_tracking_flags
 from online.arguments import TRAINER_FLAGS
-from train_scripts.grid import expand, read_base, read_grid, to_arguments
+from train_scripts.grid import expand, read_base, read_grid, replaced, to_arguments
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SINGLE_LEVEL = "offline.single_level_train_offline_agent"
@@ -48,6 +48,13 @@ GRID_FLAGS = (
     ),
     Flag("single", bool, False, "Commands that train on a single level."),
     Flag("checkpoint", bool, False, "Commands that continue from their checkpoint when run again."),
+    Flag(
+        "set",
+        str,
+        (),
+        "Settings in place of the grid's, for every command: --set epochs=3 dataset=data/mine.",
+        many=True,
+    ),
     Flag("wandb_project", str, "", "Project of W&B that every run is sent to."),
     Flag("wandb_entity", str, "", "User or team of that project."),
     Flag("new_line", bool, False, "One argument per line, with a backslash at each line's end."),
@@ -78,6 +85,7 @@ def make_commands(settings: argparse.Namespace) -> list[list[str]]:
     grid = read_grid(folder / f"{settings.grid_config}.json", flags)
     if settings.checkpoint:
         grid["resume"] = [True]
+    grid = replaced(grid, settings.set, flags)
     check_tracking_flags(settings)
     for name in ("wandb_project", "wandb_entity"):
         if value := getattr(settings, name):

@@ -18,7 +18,12 @@ from train_scripts.grid import Grid, Settings, expand, read_base, read_grid, to_
 
 ROOT = Path(__file__).parent.parent.parent
 OFFLINE = ROOT / "configs" / "offline"
-EXTRA: dict[str, tuple[Flag, ...]] = {"final": (), "grids": (), "single": SINGLE_LEVEL_FLAGS}
+EXTRA: dict[str, tuple[Flag, ...]] = {
+    "final": (),
+    "grids": (),
+    "single": SINGLE_LEVEL_FLAGS,
+    "study": (),
+}
 FILES = [(folder, algo) for folder in EXTRA for algo in ALGORITHMS]
 
 # Runs of one trial: 16 games times the values of the benchmark's tables.
@@ -37,6 +42,7 @@ SIZES = {
     ("grids", "iql"): 864,
 }
 SIZES |= {("single", algo): SIZES["final", algo] for algo in ALGORITHMS}
+SIZES |= {("study", algo): 1 for algo in ALGORITHMS}
 
 Values = dict[str, list[Any]]
 
@@ -95,6 +101,21 @@ SEARCHED = {
     "iql": values(lr=[5e-4, 1e-4, 5e-3], batch_size=[256], target_update_freq=[100, 1000])
     | values(iql_temperature=[3.0, 7.0, 10.0], iql_expectile=[0.7, 0.8, 0.9]),
 }
+# What the methods of the study have in common, and what is a method's own.
+STUDY = (
+    values(env_name=["coinrun"], num_levels=[200], dataset_size=[20_000])
+    | values(agent_model=["dqn"], hidden_size=[64], lr=[5e-4], batch_size=[64])
+    | values(num_eval_episodes=[10])
+)
+STUDIED = {
+    "bc": values(epochs=[8], eval_freq=[2]),
+    "bcq": values(epochs=[5], eval_freq=[1], target_update_freq=[100], bcq_threshold=[0.5]),
+    "bct": values(epochs=[3], eval_freq=[1], dt_context_length=[3]),
+    "cql": values(epochs=[6], eval_freq=[1], target_update_freq=[100], cql_alpha=[4.0]),
+    "dt": values(epochs=[3], eval_freq=[1], dt_context_length=[3], dt_eval_ret=[1.0]),
+    "iql": values(epochs=[3], eval_freq=[1], target_update_freq=[100])
+    | values(iql_temperature=[3.0], iql_expectile=[0.8]),
+}
 
 
 def load(folder: str, algo: str) -> Grid:
@@ -145,6 +166,11 @@ def test_a_grid_searches_what_the_benchmark_searched_and_fixes_the_rest(algo: st
     assert load("grids", algo) == fixed | SEARCHED[algo]
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_methods_of_the_study_differ_in_their_own_settings_and_passes_alone(algo: str) -> None:
+    assert load("study", algo) == {"algo": [algo]} | STUDY | STUDIED[algo]
+
+
 @pytest.mark.parametrize(("folder", "algo"), FILES)
 def test_flags_stand_in_the_order_of_the_command(folder: str, algo: str) -> None:
     grid = load(folder, algo)
@@ -175,7 +201,7 @@ def test_every_run_has_a_command_that_parses_and_a_name_of_its_own(folder: str, 
 def test_trials_multiply_the_runs_and_never_share_a_name(folder: str, algo: str) -> None:
     runs = expand(default(), load(folder, algo), 3, TRAIN_FLAGS)
     assert len(runs) == 3 * SIZES[folder, algo]
-    assert [run["seed"] for run in runs[:4]] == [88, 89, 90, 88]
+    assert [run["seed"] for run in runs[:4]] == [88, 89, 90, 88][: len(runs)]
     others = vars(parse_training([], ""))
     names = {run_name(argparse.Namespace(**others | run), TRAIN_FLAGS) for run in runs}
     assert len(names) == len(runs)

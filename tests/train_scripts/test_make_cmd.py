@@ -143,6 +143,23 @@ def test_checkpoint_lets_commands_continue_where_the_grid_does_not(
     assert arguments(printed(capsys, "--grid_config=g", "--checkpoint"))["resume"] == "True"
 
 
+def test_settings_given_by_hand_replace_those_of_the_grid(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ("--grid_config=small", "--set", "epochs=5", "lr=1e-4", "save_path=a=b c")
+    (command,) = printed(capsys, *flags).strip().split("\n\n")
+    shown = {"algo": "bc", "epochs": "5", "lr": "0.0001", "eval_freq": "1", "save_path": "a=b c"}
+    assert arguments(command).items() >= shown.items()
+
+
+def test_a_flag_of_many_values_is_given_by_hand_one_value_at_a_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ("--dir=final", "--grid_config=bc", "--set", "dataset=b", "--set", "dataset=a")
+    command = printed(capsys, *flags).partition("\n")[0]
+    assert parse_training(split(command)[3:], "").dataset == ["b", "a"]
+
+
 def test_a_shell_gives_back_whatever_the_values_hold(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +211,10 @@ def test_the_defaults_of_online_runs_are_those_of_the_code() -> None:
         ),
         (["--grid_config=bc", "--n=3"], "ambiguous option: --n"),
         (["--grid_config=bc", "--num_trials=0"], "--num_trials 0: must be at least 1"),
+        (["--grid_config=bc", "--set=epochs"], "--set epochs: write name=value"),
+        (["--grid_config=bc", "--set=epoch=3"], "--set: no flag is called epoch: did you mean"),
+        (["--grid_config=bc", "--set=epochs=0"], "--epochs 0: must be at least 1"),
+        (["--grid_config=bc", "--set=cql_alpha=4"], "algo bc does not use it"),
     ],
 )
 def test_what_cannot_be_expanded_is_one_line(
