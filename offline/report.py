@@ -5,6 +5,8 @@ Reads every run at or below the folders and writes into --out:
 results.csv       one row per run, acting mode and split
 episodes.csv      one row per episode
 tables/           per game, aggregates, probability of improvement, settings: .md, .tex and .csv
+figures/          scores, generalisation gap, performance profiles, learning curves, the levels of
+                  each method's best run, score against levels or data: .svg, .png, captions.md
 claims.md         what the runs say about the claims of the benchmark
 left_out.csv      runs and files that do not count, and why
 
@@ -48,6 +50,7 @@ def _report(argv: Sequence[str] | None) -> None:
         raise UsageError("--save_path is needed: a folder with runs")
     import numpy as np
 
+    from offline.results.report_figures import write_figures
     from offline.results.reporting import make_report, write_report
     from offline.results.table_files import markdown
 
@@ -56,6 +59,7 @@ def _report(argv: Sequence[str] | None) -> None:
     generator = np.random.default_rng(settings.seed)
     report = make_report(paths, settings.reference, generator, progress=True)
     write_report(report, out)
+    write_figures(report, out, progress=True, seed=settings.seed)
     left_out = report.collection.left_out
     for path, reason in left_out[:_SHOWN]:
         logger.info("left out: %s: %s", path, reason)

@@ -22,7 +22,7 @@ def run_name(settings: argparse.Namespace, flags: Sequence[Flag]) -> str:
     """
     s = settings
     parts = [
-        f"{s.env_name}-{s.distribution_mode}-{s.num_levels}-d{_short(s.dataset_size)}",
+        f"{s.env_name}-{s.distribution_mode}-{s.num_levels}-d{short_size(s.dataset_size)}",
         f"{s.algo}-p{short_number(s.percentile)}-lr{short_number(s.lr)}-bs{s.batch_size}-{s.agent_model}",
     ]
     named = set(
@@ -67,7 +67,8 @@ def run_name(settings: argparse.Namespace, flags: Sequence[Flag]) -> str:
     return "-".join(parts) + f"_{s.seed}"
 
 
-def _short(number: int) -> str:
+def short_size(number: int) -> str:
+    """Such as 1M, 100K or 1234."""
     for size, letter in ((1_000_000, "M"), (1000, "K")):
         if number % size == 0:
             return f"{number // size}{letter}"

@@ -17,7 +17,7 @@ from common.errors import ToolkitError
 from common.evaluation import Origin, read_episodes, read_origin
 from common.rollout import EpisodeResult
 from offline.results.comparable import Setting, complete_settings, setting_of
-from offline.results.statistics import SPLITS, SplitSummary, score_range, summarise
+from offline.results.statistics import SPLITS, TRAIN, SplitSummary, score_range, summarise
 
 SAMPLED, DETERMINISTIC = "sampled", "deterministic"
 AS_TRAINED = "as trained"  # whichever of the two a run was trained to act in
@@ -192,6 +192,12 @@ def _read_evaluation(folder: Path, stem: str, mode: str, settings: Mapping[str, 
             raise ToolkitError(
                 f"{means_file} and {episodes_file} are of two evaluations: evaluate the run again"
             )
+    played = SPLITS if settings["level"] is None else (TRAIN,)
+    if absent := [split for split in played if split not in returns]:
+        raise ToolkitError(
+            f"{episodes_file} has no episode on {' and '.join(absent)} levels: "
+            "evaluate the run again"
+        )
     summaries = summarise(returns, settings["env_name"], settings["distribution_mode"])
     origin = _origin(folder, stem)
     checkpoint = origin.checkpoint if origin else _checkpoint(folder, means)

@@ -19,6 +19,8 @@ from tests.synthetic_runs import constant_returns, write_run, write_study
 COMMAND = "offline.report"
 CPU_SECONDS = 30.0
 RETURNS = constant_returns(9.0, 7.0, 6.0)
+# Scores, gap and profiles of both acting modes; curves; the levels of six methods.
+FIGURES = 2 * 3 + 1 + 6
 TABLES = ("aggregates", "per_game", "improvement", "settings")
 
 
@@ -149,7 +151,7 @@ def test_the_same_command_writes_the_same_files(
     done = run(COMMAND, f"--save_path={study}", f"--out={tmp_path / 'again'}", *references)
     assert done.returncode == 0, done.stderr
     files = sorted(path.relative_to(reported) for path in reported.rglob("*.*"))
-    assert len(files) == 4 + 3 * len(TABLES)
+    assert len(files) == 4 + 3 * len(TABLES) + 2 * FIGURES + 1
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (reported / file).read_bytes()
 
