@@ -156,9 +156,10 @@ def evaluate_run(settings: argparse.Namespace) -> str:
         results, own, acting = _evaluate_mode(checkpoint, settings, deterministic)
         mode = "deterministic" if deterministic else "sampled"
         name = "evaluate" if own else f"evaluate_{mode}"
-        write_evaluation(path / f"{name}.csv", results)
         write_episodes(path / f"{name}_episodes.csv", results)
         write_origin(path / f"{name}.json", Origin(settings.checkpoint, acting), results)
+        # Last, as the mark of an evaluation that is whole.
+        write_evaluation(path / f"{name}.csv", results)
         alone = own and len(settings.acting_modes) == 1
         rows[settings.algo if alone else f"{settings.algo}, {mode}"] = summarise(
             returns_by_split(results), settings.env_name, settings.distribution_mode

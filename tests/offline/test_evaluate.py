@@ -48,6 +48,16 @@ def rewrite(path: Path, **changes: Any) -> None:
     torch.save({**read_checkpoint(path), **changes}, path)
 
 
+def test_an_evaluation_that_could_not_be_written_whole_leaves_no_mark_of_one(
+    finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sweeps take evaluate.csv for that mark, so it comes after the episodes."""
+    (finished_copy.folder / "evaluate_episodes.csv").mkdir()
+    assert evaluate(finished_copy) == 1
+    assert "evaluate_episodes.csv" in capsys.readouterr().err
+    assert not (finished_copy.folder / "evaluate.csv").exists()
+
+
 def test_the_command_works_with_the_training_flags_after_the_data_are_gone(
     finished_copy: FinishedRun,
 ) -> None:
