@@ -17,9 +17,9 @@ from offline.arguments import parse_evaluation
 
 def _evaluate(argv: Sequence[str] | None) -> None:
     settings = parse_evaluation(argv, __doc__ or "")
-    from offline.runs import evaluate_run
+    from offline.runs import evaluate_runs
 
-    print(evaluate_run(settings))
+    print(evaluate_runs(settings))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
