@@ -52,8 +52,7 @@ def fit(runs: Sequence[Run]) -> None:
                     crew.each(lambda run: run.end_epoch(heed))
         except Stopped:
             crew.each(Run.keep)
-            if crew.at_work:
-                raise
+            heed()  # which now tells of those that are left
     crew.raise_failures()
 
 
