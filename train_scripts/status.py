@@ -121,16 +121,18 @@ def _status(argv: Sequence[str] | None) -> None:
         raise UsageError("--path: name a file of commands, as train_scripts.make_cmd writes them")
     if settings.failed and settings.watch:
         raise UsageError("--failed prints once: drop --watch")
-    commands = read_commands(settings.path, settings.module_name)
+    runs = [run for c in read_commands(settings.path, settings.module_name) for run in c.runs]
     if settings.watch:
-        _watch(commands, settings)
+        _watch(runs, settings)
         return
-    states = sweep_states(commands, Path(settings.log_dir), settings.name)
+    states = sweep_states(runs, Path(settings.log_dir), settings.name)
     if settings.failed:
-        pairs = zip(commands, states, strict=True)
-        write_out(as_text(command.words) + "\n" for command, (name, _) in pairs if name == FAILED)
+        pairs = zip(runs, states, strict=True)
+        # Once, however many of a command's seeds failed.
+        words = dict.fromkeys(run.words for run, (name, _) in pairs if name == FAILED)
+        write_out(as_text(command) + "\n" for command in words)
     else:
-        write_out(table(commands, states))
+        write_out(table(runs, states))
 
 
 def _watch(commands: Sequence[Command], settings: argparse.Namespace) -> None:
