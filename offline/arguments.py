@@ -11,7 +11,7 @@ from common.errors import UsageError
 from common.flags import Flag, check_xpid, parse_flags
 from common.games import DISTRIBUTION_MODES, GAMES
 from common.tracking import TRACKING_FLAGS, check_tracking_flags
-from offline.run_names import run_name, setting_name
+from offline.run_names import LAST_SEED, check_seeds, run_name, setting_name
 
 ALGORITHMS = ("bc", "bcq", "bct", "cql", "dt", "iql")
 # An algorithm is there when its file is; reading the folder keeps `--help` free of torch.
@@ -19,7 +19,6 @@ AVAILABLE = tuple(
     name for name in ALGORITHMS if (Path(__file__).parent / "agents" / f"{name}.py").is_file()
 )
 DEFAULT_EVAL_EPS = 0.001
-LAST_SEED = 2**31 - 1
 _VALUE_BASED = ("bcq", "cql", "iql")
 _TRANSFORMERS = ("bct", "dt")
 _AGENT_MODELS = ("dqn", "bcq", "pporesnetbase", "bcqresnetbase", "pporesnet20")
@@ -332,20 +331,6 @@ def _name(settings: argparse.Namespace) -> str:
     return (run_name if settings.num_seeds == 1 else setting_name)(settings, TRAIN_FLAGS)
 
 
-def _check_seeds(settings: argparse.Namespace) -> None:
-    """Raise UsageError if there are not so many seeds, or if they cannot share their data."""
-    count = settings.num_seeds
-    if settings.seed + count - 1 > LAST_SEED:
-        raise UsageError(
-            f"--num_seeds {count}: from --seed {settings.seed} on they exceed 2^31 - 1"
-        )
-    if count > 1 and settings.episode_order == "random":
-        raise UsageError(
-            "--episode_order random: every seed draws other episodes, and --num_seeds "
-            f"{count} is for seeds that learn from the same: give one command per seed"
-        )
-
-
 def _parse(
     flags: Sequence[Flag], argv: Sequence[str] | None, description: str
 ) -> argparse.Namespace:
@@ -360,5 +345,5 @@ def _parse(
             )
     check_tracking_flags(settings)
     check_xpid(settings.xpid)
-    _check_seeds(settings)
+    check_seeds(settings)
     return settings

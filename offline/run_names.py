@@ -1,12 +1,14 @@
-"""How a run of the offline commands is named when --xpid does not name it."""
+"""Which runs a command of an offline method is about, and how they are named without --xpid."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
+from common.errors import UsageError
 from common.flags import Flag, short_number, unnamed_settings_hash
 
+LAST_SEED = 2**31 - 1
 # Flags that say where things are or go and cannot change a result, so no run is named by them.
 NOT_IN_NAME = frozenset(
     "save_path xpid num_seeds resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb "
@@ -71,6 +73,20 @@ def setting_name(settings: argparse.Namespace, flags: Sequence[Flag]) -> str:
     if rest:
         parts.append(rest)
     return "-".join(parts)
+
+
+def check_seeds(settings: argparse.Namespace) -> None:
+    """Raise UsageError if there are not so many seeds, or if they cannot share their data."""
+    count = settings.num_seeds
+    if settings.seed + count - 1 > LAST_SEED:
+        raise UsageError(
+            f"--num_seeds {count}: from --seed {settings.seed} on they exceed 2^31 - 1"
+        )
+    if count > 1 and settings.episode_order == "random":
+        raise UsageError(
+            "--episode_order random: every seed draws other episodes, and --num_seeds "
+            f"{count} is for seeds that learn from the same: give one command per seed"
+        )
 
 
 def of_each_seed(settings: argparse.Namespace) -> list[argparse.Namespace]:

@@ -179,11 +179,12 @@ import argparse, contextlib, logging, os, signal, sys
 from pathlib import Path
 
 from common.run_logger import CsvLog
-from common.tracking import Tracking
+from common.tracking import Tracking, require_trackers
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 tables = [CsvLog(Path(path)) for path in sys.argv[1:]]
 settings = argparse.Namespace(**{settings}, given=(), wandb_project="procgen", wandb_entity="me")
+require_trackers(settings)
 with contextlib.ExitStack() as stack:
     trackings = [stack.enter_context(Tracking(settings, table, step="epoch")) for table in tables]
     for row in {rows}:
