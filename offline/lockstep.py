@@ -47,9 +47,8 @@ def fit(runs: Sequence[Run]) -> None:
                 for run in crew.at_work:
                     if run.progress.finished and crew.let(run, lambda run: run.finish(heed)):
                         crew.end(run)
-                if crew.at_work:
-                    _train_epoch(crew, heed)
-                    crew.each(lambda run: run.end_epoch(heed))
+                _train_epoch(crew, heed)
+                crew.each(lambda run: run.end_epoch(heed))
         except Stopped:
             crew.each(Run.keep)
             heed()  # which now tells of those that are left
@@ -60,6 +59,8 @@ def _train_epoch(crew: _Crew, heed: Callable[[], None]) -> None:
     """Let every run do what is left of its epoch."""
     crew.each(Run.begin_epoch)
     training = crew.at_work
+    if not training:
+        return
     with _bar(training) as bar:
         while training:
             for run in training.copy():
@@ -74,19 +75,17 @@ def _train_epoch(crew: _Crew, heed: Callable[[], None]) -> None:
 
 def _bar(runs: Sequence[Run]) -> tqdm:
     """One bar over the epochs that the runs are in."""
-    epochs = sorted({run.progress.epoch for run in runs})
-    first, last = (epochs[0], epochs[-1]) if epochs else (0, 0)
+    epochs = [run.progress.epoch for run in runs]
+    first, last = min(epochs), max(epochs)
     span = f"{first}" if first == last else f"{first}-{last}"
-    settings = [run.settings for run in runs]
     seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+    done = (run.progress.batch * run.settings.batch_size for run in runs)
     return tqdm(
         total=sum(len(run.view) for run in runs),
-        initial=sum(
-            min(run.progress.batch * run.settings.batch_size, len(run.view)) for run in runs
-        ),
+        initial=sum(min(count, len(run.view)) for count, run in zip(done, runs, strict=True)),
         unit="sample",
         unit_scale=True,
-        desc=f"epoch {span}/{max((s.epochs for s in settings), default=0)}{seeds}",
+        desc=f"epoch {span}/{runs[0].settings.epochs}{seeds}",
         leave=False,
         mininterval=0.5,
     )

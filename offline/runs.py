@@ -75,7 +75,11 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
     # Data and the first agent come first: if they cannot be made, no folder is.
     data = load_data(settings, agent_class(settings.algo).view, device)
     with ExitStack() as opened:
-        fit([_open_run(run, data, device, level, opened, len(left) > 1) for run in left])
+        runs = []
+        for run in left:
+            title = f"seed {run.seed}" if len(left) > 1 else ""
+            runs.append(_open_run(run, data, device, level, opened, title))
+        fit(runs)
 
 
 def _is_finished(settings: argparse.Namespace) -> bool:
@@ -96,7 +100,7 @@ def _open_run(
     device: torch.device,
     level: LevelData | None,
     opened: ExitStack,
-    is_one_of_several: bool,
+    title: str,
 ) -> Run:
     """The run of one seed, new or restored, in a session of its folder that `opened` ends at last.
 
@@ -113,9 +117,7 @@ def _open_run(
     )
     agent = make_agent(vars(settings), facts, device)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
-    run = Run(
-        agent, data.view, settings, folder, f"seed {settings.seed}" if is_one_of_several else ""
-    )
+    run = Run(agent, data.view, settings, folder, title)
     opened.enter_context(run.ending).enter_context(folder.session())
     if (path / FINAL).exists() or _is_unfinished(settings) != unfinished:
         raise ToolkitError(f"another process was at work in {path}: give the command again")
