@@ -40,9 +40,9 @@ SAVE_SECONDS = 300.0  # between checkpoints inside an epoch
 class Run:
     """One training run in its folder.
 
-    What it does is called within its `turn`; only `restore` takes that itself. `ending` holds what ends with the run: trackers,
-    open data and, where the caller puts it there, the session of its folder. `title` names the run
-    in the log where it is one of several.
+    What it does is called within its `turn`; only `restore` takes that itself. `ending` holds what
+    ends with the run: trackers, open data and, where the caller puts it there, the session of its
+    folder. `title` names the run in the log where it is one of several.
     """
 
     def __init__(
