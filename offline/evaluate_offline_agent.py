@@ -3,7 +3,7 @@
 Takes the flags of the training command, finds that run's folder by them and plays
 --num_final_episodes episodes per split. The data are not needed. Writes evaluate.csv and
 evaluate_episodes.csv into the run's folder and prints a table. A run that was trained by other
-flags, or on a single level, is named by --xpid.
+flags, or on a single level, is named by --xpid. With --num_seeds the run of each seed is evaluated.
 """
 
 from __future__ import annotations
