@@ -37,8 +37,13 @@ def identity(command: Command) -> RunIdentity:
 
 
 def record_jobs(folder: Path, jobs: Iterable[str], packs: Iterable[Sequence[Command]]) -> None:
-    """Note in a sweep's folder which runs each job has."""
-    rows = [(job, *identity(c)) for job, pack in zip(jobs, packs, strict=True) for c in pack]
+    """Note in a sweep's folder which runs each job has; those of several seeds also one by one."""
+    rows = [
+        (job, *run)
+        for job, pack in zip(jobs, packs, strict=True)
+        for command in pack
+        for run in dict.fromkeys(map(identity, (command, *command.seeds)))
+    ]
     with open(folder / RECORD, "a", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
 

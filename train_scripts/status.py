@@ -174,20 +174,21 @@ def _status(argv: Sequence[str] | None) -> None:
         raise UsageError("--path: name a file of commands, as train_scripts.make_cmd writes them")
     if settings.failed and settings.watch:
         raise UsageError("--failed prints once: drop --watch")
-    commands = read_commands(settings.path, settings.module_name)
+    runs = [run for c in read_commands(settings.path, settings.module_name) for run in c.runs]
     if settings.watch:
-        _watch(commands, settings)
+        _watch(runs, settings)
         return
     log_dir = Path(settings.log_dir)
     # Slurm first: a run that ends just then is found finished, and not lost.
     jobs = _jobs(log_dir)
-    states = sweep_states(commands, log_dir, settings.name, jobs)
+    states = sweep_states(runs, log_dir, settings.name, jobs)
     if settings.failed:
-        pairs = zip(commands, states, strict=True)
-        again = [command for command, (name, _) in pairs if name in (FAILED, LOST)]
-        write_out(as_text(command.words) + "\n" for command in again)
+        pairs = zip(runs, states, strict=True)
+        # Once, however many of a command's seeds failed.
+        words = dict.fromkeys(run.words for run, (name, _) in pairs if name in (FAILED, LOST))
+        write_out(as_text(command) + "\n" for command in words)
     else:
-        write_out(table(commands, states, jobs))
+        write_out(table(runs, states, jobs))
 
 
 def _watch(commands: Sequence[Command], settings: argparse.Namespace) -> None:

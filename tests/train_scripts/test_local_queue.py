@@ -268,6 +268,21 @@ def test_an_evaluation_does_not_wait_for_the_log_of_its_training(
     assert log.read_text() == ""
 
 
+def test_a_command_of_several_seeds_is_one_run_of_the_queue(queue: Queue, dataset: Path) -> None:
+    queue.write({"dataset": dataset, "num_seeds": 2, "epochs": 1})
+    (command,) = queue.commands
+    with RunFolder(queue.folder / "runs", GAME, "0_89").session():
+        process = queue.start()
+        assert process.stderr is not None
+        waiting = f"at work elsewhere, waiting for it: {GAME}/0"
+        assert next(line for line in process.stderr if waiting in line)
+    said = queue.finish(process)
+    assert process.returncode == 0
+    assert said[-1] == "1 of 1 runs are finished"
+    assert queue.attempts(command) == 1
+    assert all((run.folder / "final_model.pt").exists() for run in command.runs)
+
+
 def test_a_failed_run_does_not_stop_the_others(queue: Queue, dataset: Path) -> None:
     queue.write({"dataset": dataset / "none"}, {"dataset": dataset})
     process = queue.start(jobs=1)

@@ -351,6 +351,34 @@ def test_failed_prints_only_the_commands_that_failed_as_a_file_of_commands(
     assert words == [sweep.commands[1].words, sweep.commands[3].words]
 
 
+def test_of_a_command_with_several_seeds_each_has_its_row(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.write([[*sweep.commands[0].words[3:], "--num_seeds=3"]])
+    finished, failed, waiting = (run.folder for run in sweep.commands[0].runs)
+    for folder, name, text in (
+        (finished, "final_model.pt", ""),
+        (failed, "out.log", "2026-03-01 10:20:00,123 error: the loss is not finite\n"),
+    ):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(text)
+    done = tell(sweep)
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()[1:4]]
+    assert [(row[0], row[5]) for row in rows] == [
+        ("finished", "coinrun/a_88"),
+        ("failed", "coinrun/a_89"),
+        ("waiting", "coinrun/a_90"),
+    ]
+    assert not waiting.exists()
+
+
+def test_a_command_whose_seeds_failed_is_to_be_given_again_once(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.write([[*sweep.commands[0].words[3:], "--num_seeds=3"]])
+    sweep.print(0, "error: no space left\n")
+    assert tell(sweep, "--failed").stdout == as_text(sweep.commands[0].words) + "\n\n"
+
+
 def test_failed_prints_nothing_where_none_failed(sweep: Sweep) -> None:
     done = tell(sweep, "--failed")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

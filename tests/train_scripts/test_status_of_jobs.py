@@ -12,7 +12,7 @@ from tests.train_scripts.slurm_sweeps import SWEEP, TINIEST, submit, write_comma
 from tests.train_scripts.test_status import STARTED, STOPPED, Sweep
 from train_scripts import cluster as asking
 from train_scripts import status
-from train_scripts.cluster import record_jobs
+from train_scripts.cluster import identity, record_jobs
 
 ERROR = STARTED + "2026-03-01 10:20:00,123 error: no space left\n"
 GONE = ("lost", "job 7 has left Slurm's queue")
@@ -69,6 +69,21 @@ def test_of_two_jobs_of_a_run_the_one_in_the_queue_counts(sweep: Sweep, squeue: 
     for queued in ("7", "8"):
         squeue.write_text(f"#!/bin/sh\necho {queued} PENDING\n")
         assert list(asking.jobs_of_runs(sweep.logs).values()) == [(queued, "PENDING")]
+
+
+def test_every_seed_of_a_command_is_told_by_its_job(tmp_path: Path, squeue: Path) -> None:
+    squeue.write_text("#!/bin/sh\necho 7 PENDING\n")
+    sweep = Sweep(tmp_path)
+    sweep.write([[*sweep.commands[0].words[3:], "--num_seeds=2"]])
+    (sweep.logs / "bc").mkdir(parents=True)
+    record_jobs(sweep.logs / "bc", ["7"], [sweep.commands])
+    jobs = asking.jobs_of_runs(sweep.logs)
+    (command,) = sweep.commands
+    assert [jobs[identity(run)].id for run in (command, *command.seeds)] == ["7"] * 3
+    runs = list(command.runs)
+    assert status.table(runs, status.sweep_states(runs, sweep.logs, "", jobs), jobs)[-1] == (
+        "2 runs: 2 waiting"
+    )
 
 
 @pytest.mark.parametrize(
