@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -117,6 +119,30 @@ def read_episodes(path: Path) -> Results:
             )
             results.setdefault(row["split"], []).append(episode)
     return results
+
+
+class Origin(NamedTuple):
+    """What an evaluation is of: the checkpoint, `final` or `best`, and how its agent acted."""
+
+    checkpoint: str
+    acting: str  # "sampled" or "deterministic"
+
+
+def write_origin(path: Path, origin: Origin, results: Results) -> None:
+    """A JSON object with the origin, and the means by which it is known to be that of a summary."""
+    document = {**origin._asdict(), "mean_returns": mean_returns(results)}
+    write_atomically(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def read_origin(path: Path, means: Mapping[str, float]) -> Origin | None:
+    """What `write_origin` wrote; None if it did not, or of results with other means."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["mean_returns"] != means:
+            return None
+        return Origin(str(document["checkpoint"]), str(document["acting"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def returns_by_split(results: Results) -> Mapping[str, list[float]]:

@@ -12,12 +12,18 @@ import hashlib
 import json
 import logging
 import math
+import re
+import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from common.errors import ToolkitError, UsageError
+
+MAX_HELP_WIDTH = 100
+# An indented line, or one with a gap between its words.
+_COLUMNS = re.compile(r"^ +\S|\S {2,}\S", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,18 @@ class Flag:
         return " ".join(parts)
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps the paragraphs of a command's docstring, and its lines that are set in columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, MAX_HELP_WIDTH) - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        parts = text.strip().split("\n\n")
+        return "\n\n".join(p if _COLUMNS.search(p) else fill(p, width, indent) for p in parts)
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises instead of printing usage and exiting: the line belongs to `run_command`."""
 
@@ -167,7 +185,12 @@ def _read_any(
     flags: Sequence[Flag], argv: Sequence[str], description: str, abbreviations: bool
 ) -> dict[str, Any]:
     """The texts by flag; UsageError for an unknown flag and for one without its value."""
-    parser = _Parser(description=description, allow_abbrev=abbreviations)
+    parser = _Parser(
+        prog=_program(),
+        description=description,
+        allow_abbrev=abbreviations,
+        formatter_class=_HelpFormatter,
+    )
     for flag in flags:
         if flag.positional:
             parser.add_argument(flag.name, metavar=f"<{flag.name}>", help=flag.describe())
@@ -185,6 +208,12 @@ def _read_any(
     if unknown:
         raise UsageError(_unknown_message(unknown[0], flags))
     return vars(parsed)
+
+
+def _program() -> str | None:
+    """How this command is given, if it is a module; its file alone would not run."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
 
 
 def _unknown_message(argument: str, flags: Sequence[Flag]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -23,7 +24,8 @@ class Stopped(ToolkitError):
 class StopRequest:
     """Context manager; `signal_number` is set once SIGTERM or SIGINT has arrived.
 
-    A second signal acts at once, as it would without this.
+    A second signal acts at once, as it would without this. Outside the main thread, to which alone
+    Python gives signals, none is noted.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -33,8 +35,9 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in self._SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for number in self._SIGNALS:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ class RunFolder:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """Work in the folder alone; every log line, and the error that ends it, goes to out.log.
+        """Work in the folder alone; log lines, and the error that ends it, go to out.log.
+
+        All lines do but those of other runs: see `speaking`.
 
         Raises ToolkitError if another process is at work in it.
         """
         with self._lock(), open(self.path / "out.log", "a", encoding="utf-8") as file:
             handler = logging.StreamHandler(file)
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            handler.addFilter(lambda record: _speaker.get() in (None, self))
             logging.getLogger().addHandler(handler)
             try:
                 yield
@@ -66,6 +70,15 @@ class RunFolder:
                 raise
             finally:
                 logging.getLogger().removeHandler(handler)
+
+    @contextlib.contextmanager
+    def speaking(self) -> Iterator[None]:
+        """What is logged meanwhile is of this run: it goes to no other run's out.log."""
+        token = _speaker.set(self)
+        try:
+            yield
+        finally:
+            _speaker.reset(token)
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -89,6 +102,10 @@ class RunFolder:
         """Write `contents` as indented JSON to the file `name` of the folder."""
         text = json.dumps(contents, indent=2, sort_keys=True, default=str)
         write_atomically(self.path / name, (text + "\n").encode())
+
+
+# Whose work is being done, where several runs are in sessions; None if it is that of all.
+_speaker: ContextVar[RunFolder | None] = ContextVar("speaker", default=None)
 
 
 class CsvLog:

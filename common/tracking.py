@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.errors import ToolkitError, UsageError
 from common.files import write_atomically
@@ -157,8 +157,12 @@ class _TensorBoard:
 class _WandB:
     """A run of W&B, the same one whenever ours goes on; its files are in the run's folder.
 
-    Where W&B fails once training is under way, it says so once and takes no more rows.
+    Where W&B fails once training is under way, it says so once and takes no more rows. Several may
+    be open in one process.
     """
+
+    _open: ClassVar[set[_WandB]] = set()
+    _failed: ClassVar[bool] = False  # one of them
 
     def __init__(self, settings: argparse.Namespace, folder: Path) -> None:
         import wandb
@@ -174,6 +178,7 @@ class _WandB:
                 entity=settings.wandb_entity or None,
                 id=_kept_id(folder / "wandb" / "run_id"),
                 resume="allow",
+                reinit="create_new",  # beside those that are open
                 name=folder.name,
                 group=folder.name.removesuffix(f"_{settings.seed}"),  # the runs of other seeds
                 config={name: value for name, value in vars(settings).items() if name != "given"},
@@ -190,6 +195,7 @@ class _WandB:
                 f"--wandb_project {settings.wandb_project}: {error}: mend it, or set "
                 "WANDB_MODE=offline and upload later"
             ) from error
+        self._open.add(self)
         self._folder = Path(self._run.dir).parent
         self._first_step = self._run.step  # W&B has the rows before it
         offline = f"offline, `wandb sync {self._folder}` uploads"
@@ -211,16 +217,20 @@ class _WandB:
                 self._run.finish(exit_code=int(failed))
             except self._failures as error:
                 self._give_up(error)
+        self._open.discard(self)
+        if self._failed and not self._open:
+            # Else it fails again, aloud, at exit. Not before: it is the end of all that are open.
+            with contextlib.suppress(*self._failures):
+                self._teardown()
 
     def _give_up(self, error: BaseException) -> None:
         self._run = None
+        _WandB._failed = True
         logger.warning(
             "W&B: %s; logs.csv has every row, and `wandb sync %s` uploads what W&B kept",
             error,
             self._folder,
         )
-        with contextlib.suppress(*self._failures):  # else it fails again, aloud, at exit
-            self._teardown()
 
 
 def _kept_id(path: Path) -> str:

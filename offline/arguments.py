@@ -11,7 +11,7 @@ from common.errors import UsageError
 from common.flags import Flag, check_xpid, parse_flags
 from common.games import DISTRIBUTION_MODES, GAMES
 from common.tracking import TRACKING_FLAGS, check_tracking_flags
-from offline.run_names import run_name
+from offline.run_names import LAST_SEED, check_seeds, run_name, setting_name
 
 ALGORITHMS = ("bc", "bcq", "bct", "cql", "dt", "iql")
 # An algorithm is there when its file is; reading the folder keeps `--help` free of torch.
@@ -41,7 +41,15 @@ EXPERIMENT_FLAGS = (
         minimum=1,
         maximum=2**31 - 51,  # the 50 validation levels follow; seeds end at 2^31 - 1
     ),
-    Flag("seed", int, 88, "Random seed of everything.", minimum=0, maximum=2**31 - 1),
+    Flag("seed", int, 88, "Random seed of everything.", minimum=0, maximum=LAST_SEED),
+    Flag(
+        "num_seeds",
+        int,
+        1,
+        "Runs to train, or evaluate, in one process over the same data: those of this many seeds, "
+        "from --seed on. Each is what it would be alone; --xpid names it <xpid>_<seed>.",
+        minimum=1,
+    ),
 )
 
 DATA_FLAGS = (
@@ -284,13 +292,13 @@ SINGLE_LEVEL_FLAGS = (
 def parse_training(
     argv: Sequence[str] | None, description: str, extra: Sequence[Flag] = ()
 ) -> argparse.Namespace:
-    """Parse the flags of a training command; `xpid` is filled in.
+    """Parse the flags of a training command; `xpid` is filled in, with several seeds without them.
 
     Raises UsageError for anything wrong, a flag of another algorithm with a value that is not its
     default included.
     """
     settings = _parse((*TRAIN_FLAGS, *extra), argv, description)
-    settings.xpid = settings.xpid or run_name(settings, TRAIN_FLAGS)
+    settings.xpid = settings.xpid or _name(settings)
     return settings
 
 
@@ -311,13 +319,16 @@ def parse_evaluation(argv: Sequence[str] | None, description: str) -> argparse.N
     )
     mine = vars(settings)
     names = (
-        run_name(
-            argparse.Namespace(**{**mine, "deterministic": mode, "eval_eps": eps}), TRAIN_FLAGS
-        )
+        _name(argparse.Namespace(**{**mine, "deterministic": mode, "eval_eps": eps}))
         for mode, eps in acted
     )
     settings.xpids = (settings.xpid,) if settings.xpid else tuple(dict.fromkeys(names))
     return settings
+
+
+def _name(settings: argparse.Namespace) -> str:
+    """Of the run; of several seeds what their names begin with, as `of_each_seed` takes it."""
+    return (run_name if settings.num_seeds == 1 else setting_name)(settings, TRAIN_FLAGS)
 
 
 def _parse(
@@ -334,4 +345,5 @@ def _parse(
             )
     check_tracking_flags(settings)
     check_xpid(settings.xpid)
+    check_seeds(settings)
     return settings

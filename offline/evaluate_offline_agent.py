@@ -3,7 +3,7 @@
 Takes the flags of the training command, finds that run's folder by them and plays
 --num_final_episodes episodes per split. The data are not needed. Writes evaluate.csv and
 evaluate_episodes.csv into the run's folder and prints a table. A run that was trained by other
-flags, or on a single level, is named by --xpid.
+flags, or on a single level, is named by --xpid. With --num_seeds the run of each seed is evaluated.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from offline.arguments import parse_evaluation
 
 def _evaluate(argv: Sequence[str] | None) -> None:
     settings = parse_evaluation(argv, __doc__ or "")
-    from offline.runs import evaluate_run
+    from offline.runs import evaluate_runs
 
-    print(evaluate_run(settings))
+    print(evaluate_runs(settings))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -87,8 +87,9 @@ def _inspect(argv: Sequence[str] | None) -> None:
 def _games(settings: argparse.Namespace) -> dict[str, list[Path]]:
     """The games to inspect, and the dataset folders to take each from."""
     from offline.data.inspection import games_in
+    from offline.data.packing import distinct_folders
 
-    datasets = [Path(folder) for folder in settings.dataset]
+    datasets = distinct_folders(settings.dataset)
     found = games_in(datasets)
     # A named game must be in every folder, as in training: opening it tells where it is missing.
     games = dict.fromkeys(settings.env_name, datasets) or found

@@ -5,6 +5,8 @@ Reads every run at or below the folders and writes into --out:
 results.csv       one row per run, acting mode and split
 episodes.csv      one row per episode
 tables/           per game, aggregates, probability of improvement, settings: .md, .tex and .csv
+figures/          scores, generalisation gap, performance profiles, learning curves, the levels of
+                  each method's best run, score against levels or data: .svg, .png, captions.md
 claims.md         what the runs say about the claims of the benchmark
 index.html        all of it as one page, with a view of every run; open it from the disk
 left_out.csv      runs and files that do not count, and why
@@ -50,6 +52,7 @@ def _report(argv: Sequence[str] | None) -> None:
     import numpy as np
 
     from offline.results.page import write_page
+    from offline.results.report_figures import write_figures
     from offline.results.reporting import make_report, write_report
     from offline.results.table_files import markdown
 
@@ -58,7 +61,8 @@ def _report(argv: Sequence[str] | None) -> None:
     generator = np.random.default_rng(settings.seed)
     report = make_report(paths, settings.reference, generator, progress=True)
     write_report(report, out)
-    write_page(report, (), out / "index.html")
+    figures = write_figures(report, out, progress=True, seed=settings.seed)
+    write_page(report, figures, out / "index.html")
     left_out = report.collection.left_out
     for path, reason in left_out[:_SHOWN]:
         logger.info("left out: %s: %s", path, reason)

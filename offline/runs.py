@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from common.device import choose_device
 from common.errors import ToolkitError, UsageError
 from common.evaluation import (
+    Origin,
     Results,
     evaluate,
     returns_by_split,
     write_csv,
     write_episodes,
     write_evaluation,
+    write_origin,
 )
 from common.games import NUM_ACTIONS
 from common.run_logger import RunFolder, describe_run
@@ -25,14 +30,16 @@ from offline.agents import agent_class, load_agent, make_agent
 from offline.agents.base import DatasetFacts
 from offline.arguments import DEFAULT_EVAL_EPS
 from offline.data.levels import LevelData, choose_level, levels_in
-from offline.data.loading import load_data, open_stores
+from offline.data.loading import LoadedData, load_data, open_stores
+from offline.lockstep import fit
 from offline.results.statistics import summarise
 from offline.results.tables import results_table
-from offline.training import Run
+from offline.run_names import of_each_seed
+from offline.training import ROLLING, Run
 
 logger = logging.getLogger(__name__)
 
-FINAL, BEST, ROLLING = "final_model.pt", "best_model.pt", "model.pt"
+FINAL, BEST = "final_model.pt", "best_model.pt"
 # Settings that the flags of an evaluation and its checkpoint must agree in.
 COMPARED = (
     "algo",
@@ -51,23 +58,57 @@ def run_path(settings: argparse.Namespace) -> Path:
 
 
 def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
-    """Train the run that `settings` names, or continue it, or say that it is finished.
+    """Train the runs that `settings` names, or continue them, or say that they are finished.
 
+    Those of several seeds share process and data, and are otherwise what each would be alone.
     `level` is what data_info.csv tells, where training is on one level.
     """
-    path = run_path(settings)
-    if (path / FINAL).exists():
-        logger.info("already finished: %s", path / FINAL)
+    left = [run for run in of_each_seed(settings) if not _is_finished(run)]
+    for run in left:
+        if _is_unfinished(run) and not run.resume:
+            raise UsageError(
+                f"{run_path(run)} holds an unfinished run: --resume True continues it, "
+                "--xpid names another"
+            )
+    if not left:
         return
-    unfinished = (path / ROLLING).exists()
-    if unfinished and not settings.resume:
-        raise UsageError(
-            f"{path} holds an unfinished run: --resume True continues it, --xpid names another"
-        )
     require_trackers(settings)
     device = choose_device(settings.no_cuda)
-    # Data and agent come first: if they cannot be made, no folder is.
+    # Data and the first agent come first: if they cannot be made, no folder is.
     data = load_data(settings, agent_class(settings.algo).view, device)
+    with ExitStack() as opened:
+        runs = []
+        for run in left:
+            title = f"seed {run.seed}" if len(left) > 1 else ""
+            runs.append(_open_run(run, data, device, level, opened, title))
+        fit(runs)
+
+
+def _is_finished(settings: argparse.Namespace) -> bool:
+    """Whether this run, of one seed, is; then a line says so."""
+    final = run_path(settings) / FINAL
+    if final.exists():
+        logger.info("already finished: %s", final)
+    return final.exists()
+
+
+def _is_unfinished(settings: argparse.Namespace) -> bool:
+    return (run_path(settings) / ROLLING).exists()
+
+
+def _open_run(
+    settings: argparse.Namespace,
+    data: LoadedData,
+    device: torch.device,
+    level: LevelData | None,
+    opened: ExitStack,
+    title: str,
+) -> Run:
+    """The run of one seed, new or restored, in a session of its folder that `opened` ends at last.
+
+    Raises ToolkitError if another process is at work there, or if the run has other settings.
+    """
+    path, unfinished = run_path(settings), _is_unfinished(settings)
     seed_everything(settings.seed)
     facts = DatasetFacts(
         num_actions=NUM_ACTIONS,
@@ -78,32 +119,33 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
     )
     agent = make_agent(vars(settings), facts, device)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
-    with folder.session():
-        if (path / FINAL).exists() or (path / ROLLING).exists() != unfinished:
-            raise ToolkitError(f"another process was at work in {path}: give the command again")
-        for leftover in path.glob(".*.pt.*.tmp"):  # of a process killed while it saved
-            leftover.unlink()
-        run = Run(agent, data.view, settings, folder)
-        if unfinished:
-            run.restore()
-        shown = {name: value for name, value in vars(settings).items() if name != "given"}
-        folder.write_json(
-            "meta.json",
-            describe_run(
-                shown,
-                device=str(device),
-                precision=run.agent.precision,
-                dataset={
-                    **asdict(data.summary),
-                    "sources": data.sources,
-                    "placement": data.placement,
-                },
-            ),
-        )
-        if level is not None:
-            write_csv(path / "data_info.csv", list(level._fields), [list(level)])
-        logger.info("run folder: %s", folder.path)
-        run.fit()
+    run = Run(agent, data.view, settings, folder, title)
+    opened.enter_context(run.ending).enter_context(folder.session())
+    if (path / FINAL).exists() or _is_unfinished(settings) != unfinished:
+        raise ToolkitError(f"another process was at work in {path}: give the command again")
+    for leftover in path.glob(".*.pt.*.tmp"):  # of a process killed while it saved
+        leftover.unlink()
+    if unfinished:
+        run.restore()
+    shown = {name: value for name, value in vars(settings).items() if name != "given"}
+    folder.write_json(
+        "meta.json",
+        describe_run(
+            shown,
+            device=str(device),
+            precision=agent.precision,
+            dataset={
+                **asdict(data.summary),
+                "sources": data.sources,
+                "placement": data.placement,
+            },
+        ),
+    )
+    if level is not None:
+        write_csv(path / "data_info.csv", list(level._fields), [list(level)])
+    with folder.speaking():
+        logger.info("run folder: %s", path)
+    return run
 
 
 def train_on_one_level(settings: argparse.Namespace) -> str:
@@ -112,7 +154,7 @@ def train_on_one_level(settings: argparse.Namespace) -> str:
         for name in ("levels", "capacity_type", "threshold_metric"):
             if name in settings.given:
                 raise UsageError(f"--{name}: --level {settings.level} leaves nothing to choose")
-    if (run_path(settings) / FINAL).exists():
+    if all((run_path(run) / FINAL).exists() for run in of_each_seed(settings)):
         train(settings)  # says that it is finished, and needs no data
     else:
         require_trackers(settings)
@@ -133,16 +175,25 @@ def train_on_one_level(settings: argparse.Namespace) -> str:
         return ""
     settings.xpids, settings.checkpoint = (settings.xpid,), "final"
     settings.acting_modes = (settings.deterministic,)
-    return evaluate_run(settings)
+    return evaluate_runs(settings)
+
+
+def evaluate_runs(settings: argparse.Namespace) -> str:
+    """`evaluate_run` of every seed, in turn; the tables. Before the first all must be there."""
+    runs = of_each_seed(settings)
+    for run in runs:
+        _find_run(run)
+    return "\n\n".join(evaluate_run(run) for run in runs)
 
 
 def evaluate_run(settings: argparse.Namespace) -> str:
     """Play the run's checkpoint on every split in every mode of `acting_modes`.
 
-    Writes two CSV files per mode into the run's folder and returns the table: evaluate.csv and
-    evaluate_episodes.csv in the mode that the run was trained to act in, in the other one files
-    that have it in their names. Raises ToolkitError if the checkpoint is missing, corrupt or of
-    another run.
+    Writes two CSV files per mode into the run's folder, and a JSON file that tells checkpoint and
+    mode, and returns the table: evaluate.csv, evaluate_episodes.csv and evaluate.json in the mode
+    that the run was trained to act in, in the other one files that have it in their names.
+
+    Raises ToolkitError if the checkpoint is missing, corrupt or of another run.
     """
     if not settings.num_final_episodes:
         raise UsageError("--num_final_episodes 0: there is nothing to evaluate")
@@ -150,11 +201,13 @@ def evaluate_run(settings: argparse.Namespace) -> str:
     checkpoint = path / (FINAL if settings.checkpoint == "final" else BEST)
     rows = {}
     for deterministic in settings.acting_modes:
-        results, own = _evaluate_mode(checkpoint, settings, deterministic)
+        results, own, acting = _evaluate_mode(checkpoint, settings, deterministic)
         mode = "deterministic" if deterministic else "sampled"
         name = "evaluate" if own else f"evaluate_{mode}"
-        write_evaluation(path / f"{name}.csv", results)
         write_episodes(path / f"{name}_episodes.csv", results)
+        write_origin(path / f"{name}.json", Origin(settings.checkpoint, acting), results)
+        # Last, as the mark of an evaluation that is whole.
+        write_evaluation(path / f"{name}.csv", results)
         alone = own and len(settings.acting_modes) == 1
         rows[settings.algo if alone else f"{settings.algo}, {mode}"] = summarise(
             returns_by_split(results), settings.env_name, settings.distribution_mode
@@ -184,8 +237,10 @@ def _find_run(settings: argparse.Namespace) -> Path:
 
 def _evaluate_mode(
     checkpoint: Path, settings: argparse.Namespace, deterministic: bool
-) -> tuple[Results, bool]:
-    """Results by split of the agent acting as told, and whether it was trained to act so."""
+) -> tuple[Results, bool, str]:
+    """Results by split of the agent acting as told, whether it was trained to act so, and how it
+    acted in truth: one may be certain without being told.
+    """
     acting = {**vars(settings), "deterministic": deterministic}
     device = choose_device(settings.no_cuda)
     agent, contents = load_agent(checkpoint, device, acting)
@@ -214,4 +269,5 @@ def _evaluate_mode(
         seed=derive_seed(trained["seed"], "final"),
         progress=True,
     )
-    return results, deterministic == trained["deterministic"]
+    mode = "deterministic" if agent.sampler.deterministic else "sampled"
+    return results, deterministic == trained["deterministic"], mode

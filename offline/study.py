@@ -43,7 +43,12 @@ _FLAGS = (
 # Flags that decide how long a study takes.
 _SIZES = {"only", "num_trials", "num_episodes", "jobs", "set"}
 # Settings of a run that are not for --set, and the flags that are there for them.
-_STATED = {"algo": "only", "save_path": "save_path", "num_final_episodes": "num_episodes"}
+_STATED = {
+    "algo": "only",
+    "save_path": "save_path",
+    "num_final_episodes": "num_episodes",
+    "num_seeds": "num_trials",
+}
 _TRAIN, _EVALUATE = "offline.train_offline_agent", "offline.evaluate_offline_agent"
 _FILMED = ("train", "test")
 _POLL_SECONDS = 0.2

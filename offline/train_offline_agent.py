@@ -2,7 +2,8 @@
 
 Episodes come from --dataset (one folder per game below it) or, without it, from the built-in data.
 The agent is evaluated on training, validation and test levels while it trains and at the end;
-everything goes to <save_path>/<env_name>/<xpid>/.
+everything goes to <save_path>/<env_name>/<xpid>/. --num_seeds trains several seeds at once, each to
+the end that it would have alone, in a folder of its own.
 """
 
 from __future__ import annotations

@@ -1,25 +1,24 @@
-"""The one training loop: epochs, evaluation, checkpoints, early stopping. Knows no algorithm."""
+"""What a run does: epochs, evaluation, checkpoints, early stopping. Knows no algorithm.
+
+`offline.lockstep` says when.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
 import time
-from collections.abc import Generator
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from common import checkpoints
 from common.errors import ToolkitError
-from common.evaluation import evaluate, mean_returns, write_evaluation
-from common.interrupts import Stopped, StopRequest
+from common.evaluation import Results, evaluate, mean_returns, write_evaluation
 from common.run_logger import CsvLog, RunFolder
 from common.seeding import derive_seed, restore_torch_random_state, torch_random_state
 from common.tracking import Tracking
@@ -27,77 +26,69 @@ from offline.agents import KIND
 from offline.agents.base import OfflineAgent
 from offline.data.ahead import read_ahead
 from offline.data.views import View, epoch_batches
+from offline.progress import FiniteCheck, Progress, not_finite
 
 logger = logging.getLogger(__name__)
 
+ROLLING = "model.pt"
 PATIENCE = 10  # evaluations without improvement before early stopping
 MINIMUM_IMPROVEMENT = 0.1  # of the raw mean validation return
 CHECK_EVERY = 50  # batches between looks at whether the loss is still finite
 SAVE_SECONDS = 300.0  # between checkpoints inside an epoch
 
 
-@dataclass
-class Progress:
-    """Where a run is: all that `model.pt` keeps beside the agent and the random state."""
-
-    epoch: int = 1  # the epoch under way, from 1
-    batch: int = 0  # batches of it that are done
-    rows: int = 0  # rows in logs.csv
-    epoch_seconds: float = 0.0
-    best_validation: float = -math.inf
-    stop_reference: float = -math.inf  # validation return that early stopping compares with
-    evaluations_without_improvement: int = 0
-    finished: bool = False  # training is over, the final evaluation may still be missing
-    sums: dict[str, Tensor] = field(default_factory=dict)  # metrics of this epoch, on the device
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """Add one batch's metrics without looking at them."""
-        for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-
-    def means(self) -> dict[str, float]:
-        """Metrics of the epoch, averaged over its batches; the one host synchronisation."""
-        return {name: float(total) / max(self.batch, 1) for name, total in self.sums.items()}
-
-
-class FiniteCheck:
-    """Remembers on the device at which gradient step a loss first was not finite."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._first_bad = torch.tensor(-1, device=device)
-
-    def note(self, loss: Tensor, step: int) -> None:
-        """Look at one loss, without waiting for it."""
-        bad = ~torch.isfinite(loss) & (self._first_bad < 0)
-        self._first_bad = torch.where(bad, step, self._first_bad)
-
-    def demand(self, epoch: int, kept: Path) -> None:
-        """Raise ToolkitError naming the step if any loss was not finite."""
-        step = int(self._first_bad)
-        if step >= 0:
-            raise _not_finite("the loss is not finite at", step, epoch, kept)
-
-
-def _not_finite(what: str, step: int, epoch: int, kept: Path) -> ToolkitError:
-    last = f"{kept} keeps the last good state" if kept.exists() else "nothing was saved yet"
-    return ToolkitError(f"{what} step {step} of epoch {epoch}: try a smaller --lr; {last}")
-
-
 class Run:
-    """One training run in its folder."""
+    """One training run in its folder.
+
+    What it does is called within its `turn`; only `restore` takes that itself. `ending` holds what
+    ends with the run: trackers, open data and, where the caller puts it there, the session of its
+    folder. `title` names the run in the log where it is one of several.
+    """
 
     def __init__(
-        self, agent: OfflineAgent[Any], view: View, settings: argparse.Namespace, folder: RunFolder
+        self,
+        agent: OfflineAgent[Any],
+        view: View,
+        settings: argparse.Namespace,
+        folder: RunFolder,
+        title: str = "",
     ) -> None:
         self.agent = agent
         self.view = view
         self.settings = settings
+        self.title = title
         self.path = folder.path
         self.log = CsvLog(folder.path / "logs.csv")
         self.tracking = Tracking(settings, self.log, step="epoch")
         self.progress = Progress()
-        self.rolling = self.path / "model.pt"
-        self.batches_per_epoch = -(-len(view) // settings.batch_size)
+        self.rolling = self.path / ROLLING
+        self.ending = ExitStack()
+        self.folder = folder
+        self._prefix = f"{title}: " if title else ""
+        self._random = torch_random_state()
+        self._stream: torch.cuda.Stream | None = None
+        self._batches: Generator[Any, None, None] = read_ahead((), 0)
+        self._kept = True  # whether model.pt holds all that was learned
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The time in which this run is at work: torch's generators and the log are its own."""
+        restore_torch_random_state(self._random)
+        with self.folder.speaking(), self._on_stream():
+            try:
+                yield
+            finally:
+                self._random = torch_random_state()
+
+    def use_own_stream(self) -> None:
+        """On a CUDA card, let what this run computes overlap with what others do."""
+        if self.agent.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.agent.device)
+            # What is there so far, frames and weights, was made on another one.
+            self._stream.wait_stream(torch.cuda.current_stream(self.agent.device))
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def restore(self) -> None:
         """Continue from model.pt; on the CPU the run then ends bit for bit as an unbroken one."""
@@ -115,10 +106,15 @@ class Run:
             )
         self.agent.restore(contents["agent"], self.rolling)
         self.progress = Progress(**contents["progress"])
-        restore_torch_random_state(contents["random"])
-        logger.info("continuing at epoch %d, batch %d", self.progress.epoch, self.progress.batch)
+        with self.turn():
+            restore_torch_random_state(contents["random"])
+            progress = self.progress
+            self._tell("continuing at epoch %d, batch %d", progress.epoch, progress.batch)
 
-    def save(self, name: str = "model.pt") -> None:
+    def _tell(self, message: str, *values: object) -> None:
+        logger.info("%s" + message, self._prefix, *values)
+
+    def save(self, name: str = ROLLING) -> None:
         """Write the whole state of the run to `name` in its folder."""
         contents = {
             "settings": shaping_settings(self.settings),
@@ -130,67 +126,65 @@ class Run:
             "random": torch_random_state(),
         }
         checkpoints.save(self.path / name, KIND, contents)
+        self._kept = self._kept or name == ROLLING
 
-    def fit(self) -> None:
-        """Train to the end, evaluate, and leave final_model.pt as the mark of a finished run."""
+    def keep(self) -> None:
+        """Write model.pt if there is anything new; ToolkitError if that is not finite."""
+        if not self._kept:
+            self._demand_finite()
+            self.save()
+        self._last_save = time.monotonic()
+
+    def begin(self) -> None:
+        """Bring logs.csv to what model.pt knows of it, and the trackers to logs.csv."""
         self.log.keep_rows(self.progress.rows)
-        with self.tracking, StopRequest() as stop:
-            while not self.progress.finished:
-                self._train_epoch(stop)
-                self._end_epoch(stop)
-            if self.settings.num_final_episodes:
-                logger.info(
-                    "final evaluation: %d episodes per split", self.settings.num_final_episodes
-                )
-                results = self._evaluate(self.settings.num_final_episodes, stop, "final")
-                write_evaluation(self.path / "final_test_eval.csv", results)
-            self.save("final_model.pt")
+        self.ending.enter_context(self.tracking)
+        self.ending.callback(lambda: self._batches.close())
 
-    def _train_epoch(self, stop: StopRequest) -> None:
-        progress, settings = self.progress, self.settings
+    def begin_epoch(self) -> None:
+        """Make ready to train on the batches of this epoch that are left."""
         self.agent.train()
-        finite = FiniteCheck(self.agent.device)
-        last_save = time.monotonic()
-        bar = tqdm(
-            total=len(self.view),
-            initial=min(progress.batch * settings.batch_size, len(self.view)),
-            unit="sample",
-            unit_scale=True,
-            desc=f"epoch {progress.epoch}/{settings.epochs}",
-            leave=False,
-            mininterval=0.5,
-        )
-        start = time.monotonic()
-        with bar, closing(self._remaining_batches()) as batches:
-            for batch in batches:
-                metrics = self.agent.update(batch)
-                finite.note(metrics["loss"], progress.batch + 1)
-                progress.add(metrics)
-                progress.batch += 1
-                bar.update(len(batch.actions))
-                if progress.batch % CHECK_EVERY == 0:
-                    finite.demand(progress.epoch, self.rolling)
-                stopping = stop.signal_number is not None
-                if stopping or time.monotonic() - last_save > SAVE_SECONDS:
-                    self._demand_finite(finite)
-                    progress.epoch_seconds += time.monotonic() - start
-                    start = last_save = time.monotonic()
-                    self.save()
-                # Not a second look at the signal: one that arrives just now has saved nothing yet.
-                if stopping:
-                    self._raise_if(stop)
-        self._demand_finite(finite)
-        if self.agent.device.type == "cuda":
-            torch.cuda.synchronize()
-        progress.epoch_seconds += time.monotonic() - start
+        self._finite = FiniteCheck(self.agent.device)
+        self._last_save = time.monotonic()
+        self._batches = self._remaining_batches()
 
-    def _demand_finite(self, finite: FiniteCheck) -> None:
+    def train_batch(self) -> int:
+        """One gradient step; the number of samples in it, 0 if the epoch has no more batches."""
+        progress = self.progress
+        start = time.monotonic()
+        batch = next(self._batches, None)
+        if batch is None:
+            return 0
+        metrics = self.agent.update(batch)
+        self._kept = False
+        self._finite.note(metrics["loss"], progress.batch + 1)
+        progress.add(metrics)
+        progress.batch += 1
+        if progress.batch % CHECK_EVERY == 0:
+            self._finite.demand(progress.epoch, self.rolling)
+        progress.epoch_seconds += time.monotonic() - start
+        if time.monotonic() - self._last_save > SAVE_SECONDS:
+            self.keep()
+        return len(batch.actions)
+
+    def end_batches(self) -> None:
+        """Wait for the gradient steps of the epoch, and keep them if an evaluation follows."""
+        start = time.monotonic()
+        self._demand_finite()
+        if self.agent.device.type == "cuda":
+            torch.cuda.current_stream(self.agent.device).synchronize()
+        self.progress.epoch_seconds += time.monotonic() - start
+        if self._evaluates:
+            # So that a stop during the evaluation loses nothing.
+            self.save()
+
+    def _demand_finite(self) -> None:
         """Raise before a bad state is saved: a finite loss may leave weights that are not."""
         progress = self.progress
-        finite.demand(progress.epoch, self.rolling)
+        self._finite.demand(progress.epoch, self.rolling)
         if not all(bool(weights.isfinite().all()) for weights in self.agent.parameters()):
             what = "the weights are not finite after"
-            raise _not_finite(what, progress.batch, progress.epoch, self.rolling)
+            raise not_finite(what, progress.batch, progress.epoch, self.rolling)
 
     def _remaining_batches(self) -> Generator[Any, None, None]:
         orders = epoch_batches(
@@ -200,26 +194,30 @@ class Run:
             self.progress.epoch,
             self.progress.batch,
         )
-        return read_ahead(map(self.view.batch, orders), self.view.batches_ahead)
+        return read_ahead(map(self._batch, orders), self.view.batches_ahead)
 
-    def _raise_if(self, stop: StopRequest) -> None:
-        if stop.signal_number is not None:
-            raise Stopped(
-                f"stopped; the same command with --resume True continues {self.path}",
-                stop.signal_number,
-            )
+    def _batch(self, indices: np.ndarray) -> Any:
+        with self._on_stream():  # a thread that reads ahead would be on another one
+            return self.view.batch(indices)
 
-    def _end_epoch(self, stop: StopRequest) -> None:
-        """Log, evaluate if it is time, keep checkpoints, decide whether to go on."""
+    @property
+    def _evaluates(self) -> bool:
+        """Whether an evaluation ends this epoch."""
+        epoch, settings = self.progress.epoch, self.settings
+        return epoch % settings.eval_freq == 0 or epoch == settings.epochs
+
+    def end_epoch(self, heed: Callable[[], None]) -> None:
+        """Log, evaluate if it is time, keep checkpoints, decide whether to go on.
+
+        `heed` is called at every step of an evaluation, and may raise to end it.
+        """
         progress, settings = self.progress, self.settings
         means = progress.means()
         rate = len(self.view) / max(progress.epoch_seconds, 1e-9)
         is_last = progress.epoch == settings.epochs
-        if progress.epoch % settings.eval_freq == 0 or is_last:
-            # So that a stop during the evaluation loses nothing.
-            self.save()
+        if self._evaluates:
             start = time.monotonic()
-            results = self._evaluate(settings.num_eval_episodes, stop, "training")
+            results = self._evaluate(settings.num_eval_episodes, heed, "training")
             returns = mean_returns(results)
             self._log_row(means, returns, time.monotonic() - start, rate)
             improved = returns["validation"] > progress.best_validation
@@ -230,17 +228,27 @@ class Run:
                 settings.early_stop and progress.evaluations_without_improvement >= PATIENCE
             )
         else:
-            logger.info("epoch %d: loss %.4f, %.0f samples/s", progress.epoch, means["loss"], rate)
+            self._tell("epoch %d: loss %.4f, %.0f samples/s", progress.epoch, means["loss"], rate)
         if progress.epoch % settings.ckpt_freq == 0:
             self.save(f"model_{progress.epoch}.pt")
         if is_last:
             progress.finished = True
             if progress.epoch < settings.epochs:
-                logger.info("early stop after epoch %d", progress.epoch)
+                self._tell("early stop after epoch %d", progress.epoch)
         else:
             progress.epoch += 1
             progress.batch, progress.epoch_seconds, progress.sums = 0, 0.0, {}
         self.save()
+
+    def finish(self, heed: Callable[[], None]) -> bool:
+        """Evaluate, and leave final_model.pt as the mark of a finished run; True once it is."""
+        episodes = self.settings.num_final_episodes
+        if episodes:
+            self._tell("final evaluation: %d episodes per split", episodes)
+            results = self._evaluate(episodes, heed, "final")
+            write_evaluation(self.path / "final_test_eval.csv", results)
+        self.save("final_model.pt")
+        return True
 
     def _log_row(
         self, means: dict[str, float], returns: dict[str, float], seconds: float, rate: float
@@ -261,7 +269,7 @@ class Run:
         self.log.append(row)
         self.tracking.log(row)
         progress.rows += 1
-        logger.info(
+        self._tell(
             "epoch %d: loss %.4f, return train %.2f validation %.2f test %.2f, %.0f samples/s",
             progress.epoch,
             means["loss"],
@@ -281,7 +289,7 @@ class Run:
         else:
             progress.evaluations_without_improvement += 1
 
-    def _evaluate(self, num_episodes: int, stop: StopRequest, purpose: str) -> Any:
+    def _evaluate(self, num_episodes: int, heed: Callable[[], None], purpose: str) -> Results:
         self.agent.eval()
         return evaluate(
             self.agent,
@@ -291,16 +299,16 @@ class Run:
             only_level=self.settings.level,
             num_episodes=num_episodes,
             seed=derive_seed(self.settings.seed, purpose),
-            before_step=lambda: self._raise_if(stop),
+            before_step=heed,
             progress=True,
         )
 
 
 # A run may be continued with other values of these.
 _FREE_TO_CHANGE = frozenset(
-    "save_path xpid resume no_cuda pack_dir data_device memory_budget_gb num_final_episodes "
-    "ckpt_freq skip_bad_episodes checkpoint tensorboard wandb_project wandb_entity given "
-    "dataset".split()
+    "save_path xpid num_seeds resume no_cuda pack_dir data_device memory_budget_gb "
+    "num_final_episodes ckpt_freq skip_bad_episodes checkpoint tensorboard wandb_project "
+    "wandb_entity given dataset".split()
 )
 
 

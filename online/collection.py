@@ -14,6 +14,7 @@ from common.device import choose_device
 from common.envs import ProcgenVectorEnv
 from common.errors import ToolkitError, UsageError
 from common.files import write_atomically
+from common.interrupts import Stopped, StopRequest
 from common.rollout import EpisodeResult, rollout
 from common.seeding import derive_seed, seed_everything
 from online.episode_archive import EpisodeArchive
@@ -46,6 +47,7 @@ def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> Non
     Only whole episodes count, so up to one episode per environment is played in vain. Stops at
     `num_env_steps` steps; ToolkitError if no episode ended by then. The last file written,
     collection.json, counts episodes and transitions: where it is, the collection is finished.
+    Raises Stopped after SIGTERM or SIGINT.
     """
     archive = EpisodeArchive(folder / settings.env_name)
     mark = archive.folder / "collection.json"
@@ -83,14 +85,23 @@ def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> Non
     def keep_going(steps: int) -> bool:
         return transitions < settings.capacity and steps < settings.num_env_steps
 
+    def stop_if_told() -> None:
+        if stop.signal_number is not None:
+            raise Stopped(
+                f"stopped after {transitions} of {settings.capacity} transitions, and a collection "
+                f"cannot be continued: remove {archive.folder} to begin anew",
+                stop.signal_number,
+            )
+
     if settings.save_dataset:
         archive.note_build(settings.env_name, settings.distribution_mode)
-    with bar:
+    with bar, StopRequest() as stop:
         rollout(
             env,
             policy,
             seed=derive_seed(settings.seed, "collection", "actions"),
             keep_going=keep_going,
+            before_step=stop_if_told,
             listener=archive if settings.save_dataset else None,
             on_episode=note,
         )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from offline.data.built_in import built_in_dataset
 from tests.archive_server import ArchiveServer
 
 
@@ -13,3 +15,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArchiveServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ArchiveServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def built_in_data() -> Path:
+    """The real built-in data, not to be changed: the repository's own, which the first session that
+    needs them collects in a minute or two. Of several at once, one collects and the others wait.
+    """
+    return built_in_dataset("coinrun", "easy", 200)

@@ -57,7 +57,7 @@ def test_help_is_answered_in_two_seconds(module: str) -> None:
     for _ in range(3):
         done, took = _run("-m", module, "--help")
         assert done.returncode == 0, done.stderr
-        assert "usage:" in done.stdout
+        assert done.stdout.startswith(f"usage: python -m {module} ")
         seconds = min(seconds, took)
         if seconds < MAX_CPU_SECONDS:
             break

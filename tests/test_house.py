@@ -27,7 +27,8 @@ ALLOWED = {
     "common": ("common",),
     "offline": ("offline", "common"),
     "online": ("online", "common"),
-    # Argument definitions, what they are written with, and the one-line errors they raise.
+    # Argument definitions, what they are written with, the one-line errors they raise, and files
+    # that are written whole.
     "train_scripts": (
         "train_scripts",
         "offline.arguments",
@@ -35,6 +36,7 @@ ALLOWED = {
         "online.arguments",
         "common.flags",
         "common.errors",
+        "common.files",
     ),
 }
 

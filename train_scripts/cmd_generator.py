@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UsageError
+from common.files import write_atomically
 from common.flags import Flag, parse_flags, run_command
 from train_scripts import slurm
 from train_scripts.command_file import MODULE_NAMES
@@ -55,12 +56,10 @@ def _generate(argv: Sequence[str] | None) -> int:
 
 def _save(path: Path, text: str) -> None:
     """Write the file; UsageError if it holds something else."""
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        if path.read_text(encoding="utf-8", errors="replace") != text:
-            raise UsageError(f"{path} holds something else: delete it, or give --out") from None
+    if not path.exists():
+        write_atomically(path, text.encode())
+    elif path.read_text(encoding="utf-8", errors="replace") != text:
+        raise UsageError(f"{path} holds something else: delete it, or give --out")
 
 
 def _submission(path: Path, module: str, settings: argparse.Namespace) -> list[str]:

@@ -13,12 +13,13 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import UsageError
 from common.flags import Flag
 from offline.arguments import SINGLE_LEVEL_FLAGS, parse_evaluation, parse_training
+from offline.run_names import of_each_seed
 from online.arguments import parse_collection, parse_ppo
 
 LOG_DIR = "logs"
@@ -43,21 +44,30 @@ _PYTHON = re.compile(r"(.*/)?python[0-9.]*")
 
 @dataclass(frozen=True)
 class Command:
-    """One run of a sweep.
+    """One run of a sweep, or with --num_seeds several.
 
     `words` is the command as a shell would split it, `settings` what its module makes of its
-    flags, and `folder` where it puts what it finds: a run's folder, or a collection's.
+    flags, and `folder` where it puts what it finds: a run's folder, or a collection's. Of several
+    seeds that folder is never there; `seeds` are their runs, each as a command of the same words
+    that is `part_of` the other, named by its id.
     """
 
     words: tuple[str, ...]
     module: str
     settings: argparse.Namespace
     folder: Path
+    seeds: tuple[Command, ...] = ()
+    part_of: str = ""
 
     @property
     def run_id(self) -> str:
         """`<env_name>/<xpid>`; of a collection the last two parts of its folder."""
         return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def runs(self) -> tuple[Command, ...]:
+        """The runs one by one: those of its seeds, or itself."""
+        return self.seeds or (self,)
 
     @property
     def evaluates(self) -> bool:
@@ -66,8 +76,8 @@ class Command:
 
     @property
     def finished(self) -> bool:
-        """Whether the folder holds what only a finished run leaves there."""
-        return _MODULES[self.module].finished(self)
+        """Whether the folder holds what only a finished run leaves there; those of all seeds."""
+        return all(_MODULES[run.module].finished(run) for run in self.runs)
 
     @property
     def continuing(self) -> tuple[str, ...]:
@@ -82,46 +92,59 @@ class Command:
 class _Module:
     """How the commands of a module are understood: flags, then the folder they lead to."""
 
-    parse: Callable[[Sequence[str]], tuple[argparse.Namespace, Path]]
+    parse: Callable[[Sequence[str]], argparse.Namespace]
+    folder: Callable[[argparse.Namespace], Path]
     finished: Callable[[Command], bool]
 
 
-def _parse_training(
-    argv: Sequence[str], extra: Sequence[Flag] = ()
-) -> tuple[argparse.Namespace, Path]:
-    settings = parse_training(argv, "", extra)
-    return settings, Path(settings.save_path) / settings.env_name / settings.xpid
+def _parse_training(argv: Sequence[str], extra: Sequence[Flag] = ()) -> argparse.Namespace:
+    return parse_training(argv, "", extra)
 
 
-def _parse_single_level(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
+def _parse_single_level(argv: Sequence[str]) -> argparse.Namespace:
     return _parse_training(argv, SINGLE_LEVEL_FLAGS)
 
 
-def _parse_evaluation(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
+def _training_folder(settings: argparse.Namespace) -> Path:
+    return Path(settings.save_path) / settings.env_name / settings.xpid
+
+
+def _parse_evaluation(argv: Sequence[str]) -> argparse.Namespace:
     settings = parse_evaluation(argv, "")
     if settings.checkpoint != "final":
         raise UsageError(
             f"--checkpoint {settings.checkpoint}: a sweep evaluates the final checkpoint, whose "
             "results have the same files: give this command by itself"
         )
+    return settings
+
+
+def _evaluated_folder(settings: argparse.Namespace) -> Path:
     game = Path(settings.save_path) / settings.env_name
     folders = [game / name for name in settings.xpids]
-    return settings, next((folder for folder in folders if folder.is_dir()), folders[0])
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def _parse_online(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
-    settings = parse_ppo(argv, "")
-    return settings, Path(settings.model_saving_dir) / settings.env_name / settings.xpid
+def _parse_online(argv: Sequence[str]) -> argparse.Namespace:
+    return parse_ppo(argv, "")
 
 
-def _parse_collection(argv: Sequence[str]) -> tuple[argparse.Namespace, Path]:
+def _online_folder(settings: argparse.Namespace) -> Path:
+    return Path(settings.model_saving_dir) / settings.env_name / settings.xpid
+
+
+def _parse_collection(argv: Sequence[str]) -> argparse.Namespace:
     settings = parse_collection(argv, "")
     if settings.ratio:
         raise UsageError(
             f"--ratio {settings.ratio:g} makes a collection of every run it will find, and a sweep "
             "must know its folder: run the command by itself"
         )
-    return settings, Path(settings.dataset_saving_dir) / settings.env_name
+    return settings
+
+
+def _collection_folder(settings: argparse.Namespace) -> Path:
+    return Path(settings.dataset_saving_dir) / settings.env_name
 
 
 def _trained(command: Command) -> bool:
@@ -168,11 +191,11 @@ _SINGLE = "offline.single_level_train_offline_agent"
 _ONLINE = "online.trainer"
 _COLLECT = "online.data_collector"
 _MODULES = {
-    _TRAIN: _Module(_parse_training, _trained),
-    _EVALUATE: _Module(_parse_evaluation, _evaluated),
-    _SINGLE: _Module(_parse_single_level, _trained_on_one_level),
-    _ONLINE: _Module(_parse_online, _trained_online),
-    _COLLECT: _Module(_parse_collection, _collected),
+    _TRAIN: _Module(_parse_training, _training_folder, _trained),
+    _EVALUATE: _Module(_parse_evaluation, _evaluated_folder, _evaluated),
+    _SINGLE: _Module(_parse_single_level, _training_folder, _trained_on_one_level),
+    _ONLINE: _Module(_parse_online, _online_folder, _trained_online),
+    _COLLECT: _Module(_parse_collection, _collection_folder, _collected),
 }
 # What --module_name says.
 MODULE_NAMES = {
@@ -202,12 +225,13 @@ def read_commands(paths: Sequence[str | Path], module_name: str = "") -> list[Co
                 command = _parse(words, module_name)
             except UsageError as error:
                 raise UsageError(f"{place}: {error}") from None
-            if command.run_id in places:
+            ids = {command.run_id, *(run.run_id for run in command.runs)}
+            for run_id in sorted(ids & places.keys()):
                 raise UsageError(
-                    f"{place}: {command.run_id} is the run of {places[command.run_id]} too: "
+                    f"{place}: {run_id} is the run of {places[run_id]} too: "
                     "delete one, or name one with --xpid"
                 )
-            places[command.run_id] = place
+            places.update(dict.fromkeys(ids, place))
             commands.append(command)
     if not commands:
         raise UsageError(
@@ -219,9 +243,10 @@ def read_commands(paths: Sequence[str | Path], module_name: str = "") -> list[Co
 def log_file(log_dir: str | Path, name: str, command: Command) -> Path:
     """Where a sweep called `name` keeps what a run prints: `<log_dir>/<name>/<run_id>.log`.
 
-    An evaluation has `<run_id>.eval.log`, beside that of the training.
+    An evaluation has `<run_id>.eval.log`, beside that of the training. Several seeds share one.
     """
-    return Path(log_dir) / name / f"{command.run_id}{'.eval' if command.evaluates else ''}.log"
+    run_id = command.part_of or command.run_id
+    return Path(log_dir) / name / f"{run_id}{'.eval' if command.evaluates else ''}.log"
 
 
 def _parse(words: Sequence[str], module_name: str) -> Command:
@@ -236,8 +261,16 @@ def _parse(words: Sequence[str], module_name: str) -> Command:
         raise UsageError("--help asks for help, and runs nothing")
     if wanted and module != wanted:
         raise UsageError(f"runs {module}, but --module_name {module_name} stands for {wanted}")
-    settings, folder = _MODULES[module].parse(words[3:])
-    return Command((*words[:2], module, *words[3:]), module, settings, folder)
+    settings = _MODULES[module].parse(words[3:])
+    folder_of = _MODULES[module].folder
+    whole = Command((*words[:2], module, *words[3:]), module, settings, folder_of(settings))
+    if getattr(settings, "num_seeds", 1) == 1:
+        return whole
+    seeds = (
+        replace(whole, settings=seed, folder=folder_of(seed), part_of=whole.run_id)
+        for seed in of_each_seed(settings)
+    )
+    return replace(whole, seeds=tuple(seeds))
 
 
 def _split(path: Path) -> Iterator[tuple[int, list[str]]]:

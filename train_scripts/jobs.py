@@ -9,9 +9,7 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO
 
-from common.errors import ToolkitError
+from train_scripts.cluster import ask
 from train_scripts.command_file import Command
 from train_scripts.run_state import ATTEMPT, note_end, signal_name
 
@@ -35,7 +33,6 @@ _WARNINGS = {signal.SIGUSR1, signal.SIGUSR2}
 # How often Slurm is asked about a job, and the time between: half a minute, as long as it leaves a
 # job that is told to stop.
 QUERIES, QUERY_SECONDS = 7, 5.0
-DEFAULT_ARRAY_SIZE = 1001  # Slurm's MaxArraySize where slurm.conf says nothing
 
 # Becomes the run, once the kernel has promised it SIGTERM at its parent's end (PR_SET_PDEATHSIG). A
 # process of its own asks for that: Python between fork and exec is not safe beside other threads.
@@ -118,25 +115,6 @@ def share_of_machine(number: int, count: int) -> dict[str, str]:
     return environment
 
 
-def queued_jobs() -> set[str]:
-    """Ids of this user's jobs that wait or run. Raises ToolkitError if Slurm does not answer."""
-    query = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ToolkitError(f"squeue: {done.stderr}")
-    return set(done.stdout.split())
-
-
-def max_array_size() -> int:
-    """The most jobs that the cluster takes as one array; without a cluster, Slurm's default."""
-    if shutil.which("scontrol"):
-        query = ["scontrol", "show", "config"]
-        said = subprocess.run(query, capture_output=True, text=True, check=False).stdout
-        if match := re.search(r"^MaxArraySize\s*=\s*([1-9]\d*)", said, re.MULTILINE):
-            return int(match[1])
-    return DEFAULT_ARRAY_SIZE
-
-
 def run_in_turn(commands: Sequence[Command]) -> int:
     """Run the commands in the foreground, one after the other; the exit code."""
     failed = 0
@@ -191,11 +169,10 @@ def _still_running() -> bool:
     Where Slurm does not answer, a job goes on: one too many is found finished, one too few is lost.
     """
     job = os.environ["SLURM_JOB_ID"]
-    query = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
     for number in range(QUERIES):
         if number:
             time.sleep(QUERY_SECONDS)
-        done = subprocess.run(query, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
+        done = ask("squeue", "--noheader", f"--jobs={job}", "--format=%T")
+        if done is not None and done.returncode == 0:
             return done.stdout.strip() == "RUNNING"
     return True

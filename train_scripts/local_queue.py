@@ -98,7 +98,7 @@ class _Queue:
             del self.running[slot]
             if run.command.finished:
                 self.finished += 1
-            elif Machine().holds(run.command.folder):
+            elif _is_at_work_on(run):
                 self._leave_to_others(run)
             elif (name := signal_name(code)) and run.restarts < MAX_RESTARTS:
                 run.restarts += 1
@@ -177,7 +177,13 @@ def _claim(run: _Run) -> Iterator[BinaryIO | None]:
     """
     run.log.parent.mkdir(parents=True, exist_ok=True)
     with open(run.log, "ab", buffering=0) as log:
-        yield log if _lock(log) and not Machine().holds(run.command.folder) else None
+        yield log if _lock(log) and not _is_at_work_on(run) else None
+
+
+def _is_at_work_on(run: _Run) -> bool:
+    """Whether a process of this machine is, with one of its seeds if it has several."""
+    machine = Machine()
+    return any(machine.holds(each.folder) for each in run.command.runs)
 
 
 def _lock(log: BinaryIO) -> bool:

@@ -19,7 +19,7 @@ from common.errors import UsageError
 from common.flags import Flag, parse_flags, run_command
 from offline.arguments import SINGLE_LEVEL_FLAGS, TRAIN_FLAGS, check_tracking_flags
 from online.arguments import TRAINER_FLAGS
-from train_scripts.grid import expand, read_base, read_grid, replaced, to_arguments
+from train_scripts.grid import Settings, expand, read_base, read_grid, replaced, to_arguments
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SINGLE_LEVEL = "offline.single_level_train_offline_agent"
@@ -38,6 +38,13 @@ GRID_FLAGS = (
     Flag("dir", str, "", "Folder below that; empty takes grids, or single with --single."),
     Flag("grid_config", str, "", "Name of the grid, without .json."),
     Flag("num_trials", int, 1, "Seeds per combination, consecutive.", minimum=1),
+    Flag(
+        "seeds_per_run",
+        int,
+        1,
+        "Seeds of a combination that one command trains at once, with --num_seeds.",
+        minimum=1,
+    ),
     Flag("start_index", int, 0, "Number of the first trial; its seed is larger by it.", minimum=0),
     Flag(
         "module_name",
@@ -86,6 +93,10 @@ def make_commands(settings: argparse.Namespace) -> list[list[str]]:
     if settings.checkpoint:
         grid["resume"] = [True]
     grid = replaced(grid, settings.set, flags)
+    if settings.seeds_per_run > 1 and "num_seeds" not in {flag.name for flag in flags}:
+        raise UsageError(f"--seeds_per_run {settings.seeds_per_run}: {module} has no --num_seeds")
+    if "num_seeds" in grid and (settings.seeds_per_run > 1 or settings.num_trials > 1):
+        raise UsageError("the grid has num_seeds: give --num_trials and --seeds_per_run instead")
     check_tracking_flags(settings)
     for name in ("wandb_project", "wandb_entity"):
         if value := getattr(settings, name):
@@ -94,7 +105,19 @@ def make_commands(settings: argparse.Namespace) -> list[list[str]]:
     seed = next(flag for flag in flags if flag.name == "seed")
     for run in runs:
         run["seed"] = seed.parse(str(run["seed"] + settings.start_index))
+    if settings.seeds_per_run > 1:
+        runs = _share(runs, settings.num_trials, settings.seeds_per_run)
     return [["python", "-m", module, *to_arguments(run)] for run in runs]
+
+
+def _share(runs: list[Settings], num_trials: int, count: int) -> list[Settings]:
+    """The same runs, `count` trials of a combination, as far as there are so many, in one each."""
+    shared = []
+    for first in range(0, len(runs), num_trials):  # trials of a combination follow each other
+        for trial in range(0, num_trials, count):
+            seeds = {"num_seeds": min(count, num_trials - trial)}
+            shared.append(runs[first + trial] | seeds)
+    return shared
 
 
 def as_text(command: Sequence[str], new_line: bool = False) -> str:

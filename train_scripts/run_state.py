@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train_scripts.cluster import Job
 from train_scripts.command_file import Command
 
-FINISHED, RUNNING, WAITING, STOPPED, FAILED = "finished running waiting stopped failed".split()
-STATES = (FINISHED, RUNNING, WAITING, STOPPED, FAILED)
+STATES = "finished running waiting stopped lost failed".split()
+FINISHED, RUNNING, WAITING, STOPPED, LOST, FAILED = STATES
 # On a file system whose locks other machines do not see, a run that wrote this lately is running.
 # Every run writes something at least every five minutes: its checkpoint.
 RECENT_SECONDS = 600.0
+PENDING = "PENDING"  # Slurm's word for a job that waits
 # What a queue writes into a run's log before an attempt.
 ATTEMPT = "$ "
 
@@ -97,8 +99,13 @@ def _network_devices() -> set[int]:
     return devices
 
 
-def state(command: Command, logs: Sequence[Path], machine: Machine) -> tuple[str, str]:
-    """One of `STATES`, and of a failed run the error; `logs` are those of its sweeps."""
+def state(
+    command: Command, logs: Sequence[Path], machine: Machine, job: Job | None = None
+) -> tuple[str, str]:
+    """One of `STATES`, and of a failed or lost run the error.
+
+    `logs` are those of its sweeps, and `job` the one that Slurm has or had for it.
+    """
     if command.finished:
         return FINISHED, ""
     folder = command.folder
@@ -111,12 +118,19 @@ def state(command: Command, logs: Sequence[Path], machine: Machine) -> tuple[str
         return RUNNING, ""
     # Of an error that two logs tell, the later one knows whether it still holds.
     error = last_error(max([*logs, *own], key=modified)) if own or logs else ""
-    if error.startswith("stopped"):
-        return STOPPED, ""
-    if error:
+    stopped = error.startswith("stopped")
+    if job and job.state == PENDING:  # for the first time, or once more
+        return WAITING, ""
+    if error and not stopped:
         return FAILED, error
+    if job and job.state:
+        return RUNNING, ""
+    if stopped:
+        return STOPPED, ""
     if started and machine.shares(folder) and _is_recent(folder):
         return RUNNING, ""
+    if job:
+        return LOST, f"job {job.id} has left Slurm's queue"
     return (STOPPED if started else WAITING), ""
 
 

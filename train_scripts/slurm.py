@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import itertools
 import os
@@ -27,6 +26,7 @@ from typing import Any, TypeVar
 
 from common.errors import ToolkitError, UsageError
 from common.flags import Flag, parse_flags, run_command
+from train_scripts.cluster import identity, jobs_of_runs, max_array_size, record_jobs
 from train_scripts.command_file import (
     LOG_DIR,
     MODULE_NAMES,
@@ -34,13 +34,11 @@ from train_scripts.command_file import (
     log_file,
     read_commands,
 )
-from train_scripts.jobs import RunTogether, max_array_size, queued_jobs, run_in_turn
+from train_scripts.jobs import RunTogether, run_in_turn
 from train_scripts.make_cmd import write_out
 
 # A run may need many times the time limit, and every job brings it further: no end to requeueing.
 MAX_TIMEOUTS = 10_000
-# Below a sweep's folder: job, module and folder of every run submitted.
-RECORD = "jobs.csv"
 
 _T = TypeVar("_T")
 
@@ -62,8 +60,9 @@ SLURM_FLAGS = (
         "time",
         minutes,
         240,
-        "Time limit of a job, in minutes or as Slurm writes it (1-12:00:00). Runs may take longer: "
-        "their job goes back into the queue and continues them.",
+        "Time limit of a job, in minutes or as Slurm writes it (1-12:00:00), at most what the "
+        "partition allows. Runs may take longer: their job goes back into the queue and continues "
+        "them.",
         minimum=3,  # the warning comes 90 seconds before the end
     ),
     Flag("mem", str, "", "Memory of a job, as Slurm writes it (16G); empty takes the default."),
@@ -146,8 +145,8 @@ def _submit(commands: Sequence[Command], settings: argparse.Namespace) -> int:
         )
     folder = Path(settings.log_dir) / settings.name
     unfinished = [command for command in commands if not command.finished]
-    queued = _queued_runs(Path(settings.log_dir))
-    left = [command for command in unfinished if _identity(command) not in queued]
+    queued = {run for run, job in jobs_of_runs(Path(settings.log_dir)).items() if job.state}
+    left = [command for command in unfinished if identity(command) not in queued]
     told = (
         f"{len(commands)} runs: {len(commands) - len(unfinished)} finished, "
         f"{len(unfinished) - len(left)} in the queue"
@@ -216,9 +215,7 @@ def _submit_arrays(
                 ) from None
             shutil.rmtree(folder)
             raise ToolkitError(f"Slurm refuses the jobs: {error}") from None
-        rows = [(job, *_identity(c)) for job, pack in zip(jobs, array, strict=True) for c in pack]
-        with open(folder.parents[1] / RECORD, "a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(rows)
+        record_jobs(folder.parents[1], jobs, array)
         told.append(jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}")
     return ", ".join(told)
 
@@ -234,6 +231,7 @@ def _parameters(settings: argparse.Namespace) -> dict[str, Any]:
     return {
         "job_name": settings.name,
         **{name: value for name, value in given.items() if value},
+        "wckey": None,  # submitit's own would be charged, or refused, where a cluster counts them
         "additional_parameters": {name: value for name, value in more.items() if value},
     }
 
@@ -250,28 +248,6 @@ def _script(folder: Path, jobs: int, settings: argparse.Namespace) -> str:
         **_parameters(settings),
     )
     return script
-
-
-def _identity(command: Command) -> tuple[str, str]:
-    """What makes two commands the same run, whatever their sweeps are called."""
-    return command.module, str(command.folder.resolve())
-
-
-def _queued_runs(log_dir: Path) -> set[tuple[str, ...]]:
-    """The runs that Slurm has in its queue, waiting or running, by what they are (`_identity`).
-
-    The records of all sweeps below `log_dir` tell which runs a job has. Without Slurm on this
-    machine, as in a dry run, none are in a queue.
-    """
-    records = list(log_dir.glob(f"*/{RECORD}"))
-    if not records or shutil.which("squeue") is None:
-        return set()
-    jobs = queued_jobs()
-    queued: set[tuple[str, ...]] = set()
-    for record in records:
-        with open(record, encoding="utf-8", newline="") as file:
-            queued |= {tuple(run) for job, *run in csv.reader(file) if job in jobs}
-    return queued
 
 
 def _prepare_logs(folder: Path) -> None:

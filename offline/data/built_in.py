@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 from common.errors import ToolkitError, UsageError
+from common.interrupts import Stopped, StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ POLICIES = ROOT / "online" / "policies"
 POLICY_MARK = "policy.sha256"
 TRANSITIONS = 50_000
 SEED = 88
+POLL_SECONDS, GRACE_SECONDS = 0.1, 2.0
 
 
 def built_in_dataset(env_name: str, distribution_mode: str, num_levels: int) -> Path:
@@ -30,7 +33,7 @@ def built_in_dataset(env_name: str, distribution_mode: str, num_levels: int) -> 
     cut short leaves nothing behind; of two processes the second waits for the first.
 
     Raises UsageError if no policy is bundled for the game or the built-in data are of other
-    levels, ToolkitError if the collection fails.
+    levels, ToolkitError if the collection fails or is stopped.
     """
     if not (POLICIES / f"{env_name}.pt").is_file():
         have = ", ".join(sorted(path.stem for path in POLICIES.glob("*.pt"))) or "no game"
@@ -68,7 +71,10 @@ def _policy_hash(env_name: str) -> str:
 
 
 def _collect(env_name: str, target: Path, lock: int) -> None:
-    """Collect into a hidden folder and rename it when it is whole."""
+    """Collect into a hidden folder and rename it when it is whole.
+
+    Raises Stopped after SIGTERM or SIGINT, when the collector has ended too.
+    """
     partial = FOLDER / f".partial-{env_name}"
     shutil.rmtree(partial, ignore_errors=True)
     command = [
@@ -76,15 +82,35 @@ def _collect(env_name: str, target: Path, lock: int) -> None:
         *(f"--capacity={TRANSITIONS}", f"--seed={SEED}", f"--dataset_saving_dir={partial}"),
     ]
     logger.info("collecting the built-in data (once): %s", " ".join(["python", *command[1:]]))
-    try:
-        # The collector holds the lock too: if it outlives this process, the next one waits for it.
-        done = subprocess.run(command, cwd=ROOT, check=False, pass_fds=(lock,))
-        if done.returncode != 0:
-            raise ToolkitError(
-                f"collecting the built-in data of {env_name} failed (exit code {done.returncode})"
-            )
-        mark = partial / env_name / POLICY_MARK
-        mark.write_text(_policy_hash(env_name) + "\n", encoding="utf-8")
-        os.rename(partial / env_name, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with StopRequest() as stop:
+        try:
+            code = _run(command, lock, stop)
+            if stop.signal_number is not None:
+                raise Stopped(
+                    f"stopped, and no built-in data of {env_name} kept: the same command collects "
+                    "them from the beginning",
+                    stop.signal_number,
+                )
+            if code != 0:
+                raise ToolkitError(
+                    f"collecting the built-in data of {env_name} failed (exit code {code})"
+                )
+            mark = partial / env_name / POLICY_MARK
+            mark.write_text(_policy_hash(env_name) + "\n", encoding="utf-8")
+            os.rename(partial / env_name, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _run(command: list[str], lock: int, stop: StopRequest) -> int:
+    """The exit code of a command, which is ended by a stop."""
+    # The collector holds the lock too: if it outlives this process, the next one waits for it.
+    with subprocess.Popen(command, cwd=ROOT, pass_fds=(lock,)) as collector:
+        while stop.signal_number is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return collector.wait(POLL_SECONDS)
+        # Who stops a whole group has told the collector too, which a second signal would kill.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return collector.wait(GRACE_SECONDS)
+        collector.terminate()
+    return collector.returncode

@@ -10,7 +10,7 @@ import torch
 
 from common.seeding import derive_seed
 from offline.data.built_in import built_in_dataset
-from offline.data.packing import open_game
+from offline.data.packing import distinct_folders, open_game
 from offline.data.placement import place_frames
 from offline.data.provenance import drawn_as_installed, drawn_differently
 from offline.data.store import DatasetSummary, PackedStore, Selection, describe, select_episodes
@@ -33,7 +33,7 @@ def open_stores(settings: argparse.Namespace) -> list[PackedStore]:
 
     Raises UsageError for folders that do not exist, ToolkitError for broken files.
     """
-    folders = settings.dataset or [
+    folders = distinct_folders(settings.dataset) or [
         built_in_dataset(settings.env_name, settings.distribution_mode, settings.num_levels)
     ]
     stores = [

@@ -33,6 +33,16 @@ _MAX_READERS = 8
 _MAX_BUILD_BYTES = 1 << 20
 
 
+def distinct_folders(datasets: Sequence[str]) -> list[Path]:
+    """The dataset folders in order, without those that another of them is, by whatever path."""
+    folders: dict[Path, Path] = {}
+    for folder in map(Path, datasets):
+        first = folders.setdefault(folder.resolve(), folder)
+        if first is not folder:
+            logger.warning("--dataset %s is the folder %s: its episodes count once", folder, first)
+    return list(folders.values())
+
+
 def open_game(
     dataset_dir: str | Path,
     game: str,

@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = Sequence[NDArray[np.float64]]  # by game: (seeds,), or (draws, seeds) of the bootstrap
-Statistic = Callable[[Scores], NDArray[np.float64]]  # () of scores (seeds,), (draws,) of draws
+# () of scores (seeds,), (draws,) of draws; that of a profile has one more axis, its thresholds.
+Statistic = Callable[[Scores], NDArray[np.float64]]
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
+_PROFILE_DRAWS = 2_000  # a band is looked at, and has an interval for each of many scores
 _Z = 1.959964  # the 97.5% quantile of the normal distribution
 _STUDENT_T = (12.706, 4.303, 3.182, 2.776)  # and of Student's with 1 to 4 degrees of freedom
 _TRIMMED = 0.25  # of the runs, at either end
@@ -45,6 +47,14 @@ class Aggregates(NamedTuple):
     median: Estimate
     mean: Estimate
     optimality_gap: Estimate
+
+
+class Profile(NamedTuple):
+    """Shares of runs (thresholds,) and the ends of their intervals; None as in `Estimate`."""
+
+    shares: NDArray[np.float64]
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
 
 
 def iqm(scores: Scores) -> NDArray[np.float64]:
@@ -72,16 +82,24 @@ def optimality_gap(scores: Scores) -> NDArray[np.float64]:
 
 def estimate(statistic: Statistic, scores: Scores, generator: np.random.Generator) -> Estimate:
     """The statistic with its interval. Raises ValueError without games or with an empty one."""
-    if not scores or any(game.size == 0 for game in scores):
-        raise ValueError("an aggregate needs games with at least one run each")
+    _require_runs(scores)
     value = float(statistic(scores))
+    ends = _interval(statistic, scores, generator, DRAWS)
+    return Estimate(value, *map(float, ends)) if ends else Estimate(value)
+
+
+def _interval(
+    statistic: Statistic, scores: Scores, generator: np.random.Generator, draws: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Both ends of the interval, shaped as the statistic; None if a game has one seed alone."""
     if any(game.size == 1 for game in scores):
-        return Estimate(value)
-    drawn = [game[generator.integers(game.size, size=(DRAWS, game.size))] for game in scores]
+        return None
+    value = statistic(scores)
+    drawn = [game[generator.integers(game.size, size=(draws, game.size))] for game in scores]
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(statistic(drawn), [tail, 1 - tail])
+    low, high = np.quantile(statistic(drawn), [tail, 1 - tail], axis=0)
     wider = widening(sum(game.size for game in scores), len(scores))
-    return Estimate(value, value + wider * (low - value), value + wider * (high - value))
+    return value + wider * (low - value), value + wider * (high - value)
 
 
 def widening(runs: int, games: int) -> float:
@@ -140,3 +158,28 @@ def probability_of_improvement(a: Scores, b: Scores, generator: np.random.Genera
     if low is None or high is None:
         return Estimate(value)
     return Estimate(value, max(low, 0.0), min(high, 1.0))
+
+
+def performance_profile(
+    scores: Scores, thresholds: NDArray[np.float64], generator: np.random.Generator
+) -> Profile:
+    """Share of runs that score more than each of `thresholds` (n,); every game counts alike.
+
+    Equation 1 of Agarwal et al. 2021. The intervals are pointwise. Raises ValueError as `estimate`.
+    """
+    _require_runs(scores)
+
+    def above(scores: Scores) -> NDArray[np.float64]:
+        by_game = [(game[..., None] > thresholds).mean(-2) for game in scores]
+        return np.asarray(np.mean(by_game, axis=0))
+
+    ends = _interval(above, scores, generator, _PROFILE_DRAWS)
+    if ends is None:
+        return Profile(above(scores))
+    low, high = ends
+    return Profile(above(scores), np.maximum(low, 0.0), np.minimum(high, 1.0))
+
+
+def _require_runs(scores: Scores) -> None:
+    if not scores or any(game.size == 0 for game in scores):
+        raise ValueError("an aggregate needs games with at least one run each")

@@ -7,18 +7,16 @@ and undecided otherwise: for want of runs, or because an interval holds the boun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
-from pathlib import PurePath
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from common.games import GAMES
 from offline.arguments import ALGORITHMS
 from offline.results.aggregates import Estimate, iqm, iqm_above, iqm_difference
-from offline.results.comparable import NONE, Condition
-from offline.results.comparison import Candidate, Comparison
+from offline.results.comparable import NONE, is_suboptimal, of_one_size, of_the_same_levels
+from offline.results.comparison import Candidate, Comparison, series
 from offline.results.evidence import (
     SUPPORTED,
     UNDECIDED,
@@ -76,15 +74,15 @@ def judge(comparisons: Sequence[Comparison], generator: np.random.Generator) -> 
     verdicts += [
         _rl_beats_bc_in_training(comparison, generator)
         for comparison in trained
-        if _is_suboptimal(comparison.condition)
+        if is_suboptimal(comparison.condition)
     ] or [_undecided("C4", "runs on suboptimal data: a --dataset named *_S or *suboptimal*")]
     verdicts += [
         _more_levels(few, many, generator)
-        for few, many in _ends(trained, lambda c: c.num_levels, _of_one_size)
+        for few, many in _ends(series(comparisons, lambda c: c.num_levels, of_one_size))
     ] or [_undecided("C5", "runs that differ in --num_levels at the same --dataset_size")]
     verdicts += [
         _more_data(less, more, generator)
-        for less, more in _ends(trained, lambda c: c.dataset_size, _of_the_same_levels)
+        for less, more in _ends(series(comparisons, lambda c: c.dataset_size, of_the_same_levels))
     ] or [_undecided("C6", "runs that differ in --dataset_size on the same levels")]
     return verdicts
 
@@ -190,30 +188,9 @@ def _change(name: str, a: Comparison, b: Comparison, field: str) -> str:
     return f"{name.upper()} with {field} {after:,} minus {before:,}"
 
 
-def _ends(
-    comparisons: Sequence[Comparison],
-    varied: Callable[[Condition], int],
-    constant: Callable[[Condition], Any],
-) -> list[tuple[Comparison, Comparison]]:
-    """Where `varied` varies while `constant` does not: the least and the most of it."""
-    ordered = sorted(comparisons, key=lambda c: (constant(c.condition), varied(c.condition)))
-    groups = (list(g) for _, g in groupby(ordered, key=lambda c: constant(c.condition)))
-    ends = [(group[0], group[-1]) for group in groups]
-    return [(a, b) for a, b in ends if varied(a.condition) != varied(b.condition)]
-
-
-def _of_one_size(c: Condition) -> tuple[Any, ...]:
-    return c.distribution_mode, c.dataset_size, c.episode_order, _is_suboptimal(c)
-
-
-def _of_the_same_levels(c: Condition) -> tuple[Any, ...]:
-    return c.distribution_mode, c.num_levels, c.levels, c.episode_order, _is_suboptimal(c)
-
-
-def _is_suboptimal(condition: Condition) -> bool:
-    """By the names of the folders, which are the categories of the released data."""
-    names = [PurePath(path).name for path in condition.dataset]
-    return any(name.endswith("_S") or "suboptimal" in name for name in names)
+def _ends(found: Sequence[Sequence[Comparison]]) -> list[tuple[Comparison, Comparison]]:
+    """The least and the most of what varies."""
+    return [(group[0], group[-1]) for group in found]
 
 
 def _undecided(claim: str, missing: str, where: str = "all runs") -> Verdict:

@@ -8,6 +8,7 @@ of a method is chosen, within one condition.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from common.errors import ToolkitError
@@ -111,6 +112,24 @@ def differences(settings: Collection[Setting]) -> dict[Setting, str]:
             values = (f"{name} {value}" for name, value in setting.values if name in varying)
             texts[setting] = ", ".join(values)
     return texts
+
+
+def of_one_size(condition: Condition) -> tuple[Any, ...]:
+    """What is alike where only the number of training levels, and so the folder, differs."""
+    c = condition
+    return c.distribution_mode, c.dataset_size, c.episode_order, is_suboptimal(c)
+
+
+def of_the_same_levels(condition: Condition) -> tuple[Any, ...]:
+    """What is alike where only the size of the data, and so the folder, differs."""
+    c = condition
+    return c.distribution_mode, c.num_levels, c.levels, c.episode_order, is_suboptimal(c)
+
+
+def is_suboptimal(condition: Condition) -> bool:
+    """By the names of the folders, which are the categories of the released data."""
+    names = [PurePath(path).name for path in condition.dataset]
+    return any(name.endswith("_S") or "suboptimal" in name for name in names)
 
 
 def setting_text(value: Any) -> str:

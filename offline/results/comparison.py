@@ -5,10 +5,10 @@ Where a method was swept over settings, the one that is best on validation level
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from offline.results.aggregates import (
     iqm,
     probability_of_improvement,
 )
-from offline.results.comparable import Condition, Setting
+from offline.results.comparable import NONE, Condition, Setting
 from offline.results.run_files import AS_TRAINED, DETERMINISTIC, SAMPLED, CollectedRun
 from offline.results.statistics import SPLITS, TEST, TRAIN, VALIDATION, SplitSummary
 
@@ -125,6 +125,21 @@ def compare_all(
             if any(run.trained_mode != mode for run in playing):
                 comparisons.append(compare(playing, mode, labels, generator))
     return comparisons
+
+
+def series(
+    comparisons: Iterable[Comparison],
+    varied: Callable[[Condition], int],
+    alike: Callable[[Condition], Any],
+) -> list[list[Comparison]]:
+    """Where `varied` takes several values while `alike` does not: in order of the former.
+
+    Agents act as they were trained to; runs on a single level say nothing about generalisation.
+    """
+    several = [c for c in comparisons if c.acting == AS_TRAINED and c.condition.level == NONE]
+    ordered = sorted(several, key=lambda c: (alike(c.condition), varied(c.condition)))
+    groups = [list(g) for _, g in groupby(ordered, key=lambda c: alike(c.condition))]
+    return [g for g in groups if varied(g[0].condition) != varied(g[-1].condition)]
 
 
 def compare(

@@ -31,7 +31,7 @@ SPLIT_LABELS = {
     "test": "test levels (unseen)",
 }
 _INK, _FAINT = "#222222", "#8A8A8A"
-_STYLE: Any = {
+STYLE: Any = {
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
@@ -217,7 +217,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 

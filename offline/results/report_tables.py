@@ -8,6 +8,7 @@ import numpy as np
 
 from offline.results.aggregates import iqm, mean, median, optimality_gap
 from offline.results.comparison import GAP, Comparison
+from offline.results.notes import chosen_notes, left_out_notes, source_notes
 from offline.results.references import Reference
 from offline.results.statistics import SPLITS, TEST, TRAIN, standard_error
 from offline.results.table_files import Cell, MeanError, Table
@@ -36,7 +37,7 @@ def per_game(comparison: Comparison, references: Sequence[Reference]) -> Table:
         comparison.describe(),
         ["game", "method", "seeds", *_HEADINGS.values()],
         rows,
-        [_RAW, *_chosen_note(comparison), *_sources(references)],
+        [_RAW, *chosen_notes(comparison), *source_notes(references)],
     )
 
 
@@ -58,8 +59,8 @@ def aggregate(comparison: Comparison, references: Sequence[Reference]) -> Table:
     notes = [
         f"{_INTERVALS} Games that all methods have: {', '.join(comparison.games) or 'none'}.",
         *_games_note(comparison),
-        *_chosen_note(comparison),
-        *_sources(shown),
+        *chosen_notes(comparison),
+        *source_notes(shown),
     ]
     header = ["method", "levels", "IQM", "median", "mean", "optimality gap"]
     return Table(comparison.describe(), header, rows, notes)
@@ -129,34 +130,7 @@ def _certain(returns: Mapping[str, float]) -> list[Cell]:
 
 
 def _games_note(comparison: Comparison) -> list[str]:
-    notes = [
-        f"Left out, because not every method has it: {game} (not {', '.join(absent).upper()})."
-        for game, absent in comparison.left_out.items()
-    ]
-    if not comparison.games:
-        notes.append("No aggregate: the methods have no game in common.")
+    notes = left_out_notes(comparison)
     if any(told.iqm.low is None for told in comparison.aggregates.values()):
         notes.append("[-]: a game with one seed leaves no interval.")
     return notes
-
-
-def _chosen_note(comparison: Comparison) -> list[str]:
-    several = [method for method in comparison.methods if len(method.candidates) > 1]
-    notes = [
-        f"{method.name.upper()}: {method.chosen.label}, the best of {len(method.candidates)} "
-        "settings on validation levels."
-        for method in several
-        if method.chosen
-    ]
-    modes = {name: candidate.mode for name, candidate in comparison.chosen.items()}
-    if len(set(modes.values())) > 1:
-        acting = ", ".join(f"{name.upper()} {mode}" for name, mode in modes.items())
-        notes.append(f"Acting as trained: {acting}.")
-    unchosen = [method.name.upper() for method in several if not method.chosen]
-    if unchosen:
-        notes.append(f"No setting of {', '.join(unchosen)} could be chosen on validation levels.")
-    return notes
-
-
-def _sources(references: Sequence[Reference]) -> list[str]:
-    return list(dict.fromkeys(f"{reference.name}: {reference.source}." for reference in references))

@@ -1,4 +1,4 @@
-"""All that a report tells of the runs below some folders: the files draw on it, and figures may."""
+"""All that a report tells of the runs below some folders: tables, figures and page draw on it."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ToolkitError
-from common.evaluation import read_episodes
+from common.evaluation import Origin, read_episodes, read_origin
 from common.rollout import EpisodeResult
 from offline.results.comparable import Setting, complete_settings, setting_of
-from offline.results.statistics import SPLITS, SplitSummary, score_range, summarise
+from offline.results.statistics import SPLITS, TRAIN, SplitSummary, score_range, summarise
 
 SAMPLED, DETERMINISTIC = "sampled", "deterministic"
 AS_TRAINED = "as trained"  # whichever of the two a run was trained to act in
@@ -38,8 +38,8 @@ _END_OF_TRAINING = "final_test_eval.csv"
 class Evaluation(NamedTuple):
     """How an agent did, acting in one mode; by split, where only one level has only "train".
 
-    `checkpoint` is FINAL where the numbers repeat those of the end of training, else UNKNOWN:
-    evaluate.csv does not say which one it is of.
+    `checkpoint` is what evaluate.json says. Where it is missing, as beside files of older versions,
+    it is FINAL if the numbers repeat those of the end of training, else UNKNOWN.
     """
 
     mode: str
@@ -95,7 +95,7 @@ def read_run(folder: Path, names: Collection[str]) -> CollectedRun:
     _require_finished(names, settings, curve)
     if "evaluate.csv" not in names:
         raise ToolkitError("not evaluated: give its flags to offline.evaluate_offline_agent")
-    trained_mode = _trained_mode(settings, names)
+    trained_mode = _trained_mode(folder, settings, names)
     evaluations = {trained_mode: _read_evaluation(folder, "evaluate", trained_mode, settings)}
     for mode in (SAMPLED, DETERMINISTIC):
         stem = f"evaluate_{mode}"
@@ -160,12 +160,15 @@ def _require_finished(
         raise ToolkitError(f"not finished: epoch {last} of {settings['epochs']} is the last logged")
 
 
-def _trained_mode(settings: Mapping[str, Any], names: Collection[str]) -> str:
+def _trained_mode(folder: Path, settings: Mapping[str, Any], names: Collection[str]) -> str:
     """How the agent acted for evaluate.csv.
 
-    One with --eval_eps 0 is certain without --deterministic, except where both modes were asked
-    for: the certain one then has a file of its own.
+    Where evaluate.json does not say, one with --eval_eps 0 is certain without --deterministic,
+    except where both modes were asked for: the certain one then has a file of its own.
     """
+    origin = _origin(folder, "evaluate")
+    if origin is not None and origin.acting in (SAMPLED, DETERMINISTIC):
+        return origin.acting
     certain = settings["eval_eps"] == 0 and "evaluate_deterministic.csv" not in names
     return DETERMINISTIC if settings["deterministic"] or certain else SAMPLED
 
@@ -189,8 +192,27 @@ def _read_evaluation(folder: Path, stem: str, mode: str, settings: Mapping[str, 
             raise ToolkitError(
                 f"{means_file} and {episodes_file} are of two evaluations: evaluate the run again"
             )
+    played = SPLITS if settings["level"] is None else (TRAIN,)
+    if absent := [split for split in played if split not in returns]:
+        raise ToolkitError(
+            f"{episodes_file} has no episode on {' and '.join(absent)} levels: "
+            "evaluate the run again"
+        )
     summaries = summarise(returns, settings["env_name"], settings["distribution_mode"])
-    return Evaluation(mode, _checkpoint(folder, means), summaries, episodes)
+    origin = _origin(folder, stem)
+    checkpoint = origin.checkpoint if origin else _checkpoint(folder, means)
+    return Evaluation(mode, checkpoint, summaries, episodes)
+
+
+def _origin(folder: Path, stem: str) -> Origin | None:
+    """What `<stem>.json` says of `<stem>.csv`, if it is of the same evaluation."""
+    try:
+        means = _read_rows(folder / f"{stem}.csv", [*_MEAN_COLUMNS.values()])[-1]
+    except ToolkitError:
+        return None
+    return read_origin(
+        folder / f"{stem}.json", {s: means[column] for s, column in _MEAN_COLUMNS.items()}
+    )
 
 
 def _checkpoint(folder: Path, means: Mapping[str, float]) -> str:

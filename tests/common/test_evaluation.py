@@ -9,13 +9,16 @@ import pytest
 
 from common.errors import ToolkitError
 from common.evaluation import (
+    Origin,
     Results,
     evaluate,
     mean_returns,
     read_episodes,
+    read_origin,
     returns_by_split,
     write_episodes,
     write_evaluation,
+    write_origin,
 )
 from common.rollout import EpisodeResult
 
@@ -129,6 +132,22 @@ def test_the_summary_is_one_row_in_the_columns_of_the_benchmark(tmp_path: Path) 
     )
     text = (tmp_path / "evaluate.csv").read_text()
     assert text.splitlines() == ["final_test_ret,final_train_ret,final_val_ret", "-1.0,5.0,2.5"]
+
+
+def test_the_origin_is_read_back_beside_the_summary_that_it_belongs_to(tmp_path: Path) -> None:
+    path, origin = tmp_path / "evaluate.json", Origin("best", "sampled")
+    write_origin(path, origin, RESULTS)
+    means = mean_returns(RESULTS)
+    assert read_origin(path, means) == origin
+    assert read_origin(path, {**means, "test": 0.0}) is None
+    assert read_origin(tmp_path / "none.json", means) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"mean_returns": 1}'])
+def test_an_origin_that_is_broken_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "evaluate.json"
+    path.write_text(text)
+    assert read_origin(path, {"train": 1.0}) is None
 
 
 def test_every_episode_is_a_row(tmp_path: Path) -> None:

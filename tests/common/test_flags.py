@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import textwrap
 from collections.abc import Sequence
 
 import pytest
@@ -269,6 +270,34 @@ def test_help_shows_arguments_without_a_default(capsys: pytest.CaptureFixture[st
 
 
 # Help
+
+
+DESCRIBED = """Pack a folder: python -m pack
+
+The source is a folder. Sentences of a paragraph are one, wherever the lines that hold them in the
+file may end.
+
+results.csv    one row per run
+tables/        one per game
+
+Shares are in 0..1.
+"""
+
+
+@pytest.mark.parametrize(("columns", "width"), [("60", 58), ("300", 98)])
+def test_help_keeps_paragraphs_and_columns_and_wraps_the_rest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        parse_flags([Flag("name", str, "", "Some words. " * 30)], ["--help"], DESCRIBED)
+    shown = capsys.readouterr().out
+    _, title, source, table, shares, _ = shown.split("\n\n")
+    assert (title, shares) == ("Pack a folder: python -m pack", "Shares are in 0..1.")
+    assert table == "results.csv    one row per run\ntables/        one per game"
+    paragraph = " ".join(DESCRIBED.split("\n\n")[1].split())
+    assert source.splitlines() == textwrap.wrap(paragraph, width)
+    assert max(map(len, shown.splitlines())) <= width
 
 
 def test_help_states_range_free_facts_once_and_ends_well(

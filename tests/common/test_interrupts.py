@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -34,6 +35,17 @@ def test_the_handlers_are_put_back_after_an_error_too() -> None:
     with pytest.raises(ZeroDivisionError), StopRequest():
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_outside_the_main_thread_no_signal_is_noted_and_no_handler_changed() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def enter() -> tuple[object, int | None]:
+        with StopRequest() as stop:
+            return signal.getsignal(signal.SIGTERM), stop.signal_number
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() == (before, None)
 
 
 SECOND_SIGNAL = """

@@ -172,6 +172,80 @@ def test_wandbs_own_process_dying_costs_a_warning_and_no_training(
     assert offline_wandb(table.path.parent)[1] == series_of(table.rows(), "epoch")
 
 
+# Several runs in one process
+
+SEVERAL = """
+import argparse, contextlib, logging, os, signal, sys
+from pathlib import Path
+
+from common.run_logger import CsvLog
+from common.tracking import Tracking, require_trackers
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+tables = [CsvLog(Path(path)) for path in sys.argv[1:]]
+settings = argparse.Namespace(**{settings}, given=(), wandb_project="procgen", wandb_entity="me")
+require_trackers(settings)
+with contextlib.ExitStack() as stack:
+    trackings = [stack.enter_context(Tracking(settings, table, step="epoch")) for table in tables]
+    for row in {rows}:
+        for number, (table, tracking) in enumerate(zip(tables, trackings)):
+            own = {{**row, "loss": row["loss"] + number}}
+            table.append(own)
+            tracking.log(own)
+        {after_row}
+print("trained to the end")
+"""
+
+
+def several(
+    folder: Path, after_row: str, **environment: str
+) -> tuple[list[CsvLog], subprocess.CompletedProcess[str]]:
+    """Two runs in turn, as those of two seeds; `after_row` is done after every row of both."""
+    tables = [CsvLog(folder / name / "logs.csv") for name in ("coinrun-bc_3", "coinrun-bc_4")]
+    for table in tables:
+        table.path.parent.mkdir()
+    script = SEVERAL.format(settings=SETTINGS, rows=ROWS, after_row=after_row)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *(str(table.path) for table in tables)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return tables, done
+
+
+def test_runs_that_are_open_at_once_are_two_with_rows_of_their_own(
+    tmp_path: Path, offline: dict[str, str]
+) -> None:
+    tables, done = several(tmp_path, "pass", **offline)
+    assert done.returncode == 0, done.stderr
+    runs = [offline_wandb(table.path.parent) for table in tables]
+    assert [run.display_name for run, _ in runs] == ["coinrun-bc_3", "coinrun-bc_4"]
+    assert len({run.run_id for run, _ in runs}) == 2
+    for table, (_, series) in zip(tables, runs, strict=True):
+        assert series == series_of(table.rows(), "epoch")
+
+
+def test_wandbs_own_process_dying_costs_runs_that_are_open_at_once_a_warning_each(
+    tmp_path: Path, offline: dict[str, str]
+) -> None:
+    die = (
+        "row['epoch'] == 4 and [os.kill(int(pid), signal.SIGKILL) for pid in "
+        "Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()]"
+    )
+    tables, done = several(tmp_path, die, **offline)
+    assert (done.returncode, done.stdout) == (0, "trained to the end\n"), done.stderr
+    assert [len(table.rows()) for table in tables] == [4, 4]
+    assert len(done.stderr.splitlines()) == 4, done.stderr  # of each where it is, and the warning
+    assert done.stderr.count("logs.csv has every row") == 2
+
+
+# Let be
+
+
 def test_wandb_that_is_disabled_is_let_be(table: CsvLog, tmp_path: Path) -> None:
     earlier = table.path.parent / "wandb" / "offline-run-1" / "run-1.wandb"
     earlier.parent.mkdir(parents=True)

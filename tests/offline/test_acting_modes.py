@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,9 @@ def test_both_modes_are_written_each_to_its_files_and_shown_in_one_table(
         mean = sum(returns) / len(returns)
         (means,) = read_rows(finished_copy.folder / f"{name}.csv")
         assert float(means["final_test_ret"]) == pytest.approx(mean)
+        told = json.loads((finished_copy.folder / f"{name}.json").read_text())
+        assert (told["checkpoint"], told["acting"]) == ("final", label)
+        assert told["mean_returns"]["test"] == float(means["final_test_ret"])
         (line,) = (line for line in table.splitlines() if line.startswith(f"bc, {label} "))
         assert f" {mean:.2f} ± " in line
 

@@ -21,6 +21,7 @@ from offline.results.aggregates import (
     mean,
     median,
     optimality_gap,
+    performance_profile,
     probability_of_improvement,
     widening,
 )
@@ -218,3 +219,32 @@ def test_a_difference_to_a_certain_number_shifts_the_interval() -> None:
     scores = random_scores(4, 3, seed=9)
     plain, shifted = estimate(iqm, scores, generator()), iqm_above(scores, 0.25, generator())
     assert shifted == pytest.approx([end - 0.25 for end in plain])  # type: ignore[operator]
+
+
+def test_a_profile_is_the_share_of_runs_above_each_score_with_games_alike() -> None:
+    # Above 0.3 lie half of the first game's runs and all of the second's, and 0.6 is not above 0.6.
+    scores = [np.array([0.2, 0.4]), np.array([0.6])]
+    profile = performance_profile(scores, np.array([0.0, 0.3, 0.5, 0.6]), generator())
+    assert profile.shares.tolist() == [1.0, 0.75, 0.5, 0.0]
+    assert (profile.low, profile.high) == (None, None)
+
+
+def test_the_band_of_a_profile_is_the_widened_interval_of_a_binomial() -> None:
+    # 20 of 40 runs are above the first score, so of 40 redrawn ones a binomial number is.
+    scores = [np.repeat([0.0, 1.0], 20)]
+    profile = performance_profile(scores, np.array([0.5, 2.0]), generator())
+    low, high = stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40
+    wider = widening(40, 1)
+    assert profile.low is not None and profile.high is not None
+    assert profile.low == pytest.approx([0.5 + wider * (low - 0.5), 0.0])
+    assert profile.high == pytest.approx([0.5 + wider * (high - 0.5), 0.0])
+
+
+def test_the_band_of_a_profile_ends_at_none_and_all_of_the_runs() -> None:
+    profile = performance_profile([np.array([0.0, 1.0])], np.array([0.5]), generator())
+    assert (profile.low, profile.high) == (np.array([0.0]), np.array([1.0]))
+
+
+def test_a_profile_without_runs_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one run each"):
+        performance_profile([], np.array([0.5]), generator())

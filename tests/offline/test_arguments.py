@@ -101,7 +101,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 }
 # Where things are and go, and what happens besides: the agent that comes out is the same.
 NO_CHANGE = set(
-    "algo save_path xpid resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb "
+    "algo num_seeds save_path xpid resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb "
     "num_final_episodes skip_bad_episodes tensorboard wandb_project wandb_entity".split()
 )
 
@@ -299,7 +299,7 @@ def test_numbers_that_differ_in_a_late_digit_get_different_names() -> None:
     assert len({run_name(settings(dataset_size=size), TRAIN_FLAGS) for size in sizes}) == 5
 
 
-@pytest.mark.parametrize("name", sorted(NO_CHANGE - {"algo", "xpid"}))
+@pytest.mark.parametrize("name", sorted(NO_CHANGE - {"algo", "num_seeds", "xpid"}))
 def test_where_things_are_does_not_change_the_name(name: str) -> None:
     other = {"save_path": "elsewhere", "pack_dir": "packs", "data_device": "mmap"}
     other |= {"ckpt_freq": "3", "num_final_episodes": "3", "memory_budget_gb": "2"}

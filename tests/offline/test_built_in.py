@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -22,7 +23,7 @@ from offline.data import built_in
 from offline.data.packing import open_game
 from online.policy_files import save_policy
 from online.ppo import ActorCritic
-from tests.offline_commands import ROOT
+from tests.offline_commands import ROOT, lines
 
 GAME = "dodgeball"  # some of its episodes end within a few steps
 TRANSITIONS = 40
@@ -149,11 +150,14 @@ def test_a_collection_that_fails_leaves_nothing(place: Place) -> None:
 
 
 _ENDLESS = """
+import sys
 from pathlib import Path
+from common.flags import run_command
 from offline.data import built_in
 built_in.ROOT, built_in.FOLDER, built_in.POLICIES = {root!r}, Path({folder!r}), Path({policies!r})
 built_in.TRANSITIONS = 100_000_000
-built_in.built_in_dataset({game!r}, "easy", 200)
+collect = lambda _: built_in.built_in_dataset({game!r}, "easy", 200)
+sys.exit(run_command(collect, []))
 """
 
 
@@ -164,7 +168,7 @@ def start_endless(place: Place) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=ROOT,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
 
@@ -206,6 +210,28 @@ def test_after_a_kill_the_next_collection_waits_for_the_collector_and_starts_ane
     assert built_in.built_in_dataset(GAME, "easy", 200) == place.folder
     assert sorted(path.name for path in place.folder.iterdir()) == [lock.name, GAME]
     assert TRANSITIONS <= open_game(place.folder, GAME, progress=False).num_rows < 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_collector_with_the_command_and_leaves_nothing(
+    place: Place, number: signal.Signals
+) -> None:
+    lock = place.folder / f".{GAME}.lock"
+    process = start_endless(place)
+    try:
+        wait_for_episodes(place.folder)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + number
+    assert lines(err.decode())[-1].startswith(
+        f"error: stopped, and no built-in data of {GAME} kept: "
+    )
+    assert not is_locked(lock)  # the collector has gone
+    assert [path.name for path in place.folder.iterdir()] == [lock.name]
 
 
 @pytest.mark.slow

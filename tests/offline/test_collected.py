@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.evaluation import Origin, write_origin
+from common.rollout import EpisodeResult
 from offline.results.collected import collect
 from offline.results.comparable import differences
 from tests.offline_commands import GAME, FinishedRun, run
@@ -99,6 +101,26 @@ def test_the_checkpoint_is_known_only_if_the_end_of_training_has_the_same_number
     (folder / "end.csv").rename(folder / "final_test_eval.csv")
     evaluation = collect([tmp_path]).runs[0].evaluations["sampled"]
     assert evaluation.checkpoint == ("final" if end_of_training is RETURNS else "unknown")
+
+
+def test_the_file_beside_an_evaluation_tells_its_checkpoint_and_how_the_agent_acted(
+    tmp_path: Path,
+) -> None:
+    folder = write_run(tmp_path, RETURNS)
+    results = {s: [EpisodeResult(0, r, 1) for r in values] for s, values in RETURNS.items()}
+    write_origin(folder / "evaluate.json", Origin("best", "deterministic"), results)
+    (run,) = collect([tmp_path]).runs
+    assert run.trained_mode == "deterministic"
+    assert run.evaluations["deterministic"].checkpoint == "best"
+
+
+def test_the_file_beside_an_evaluation_of_other_numbers_tells_nothing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, RETURNS)
+    results = {s: [EpisodeResult(0, r, 1) for r in values] for s, values in OTHERS.items()}
+    write_origin(folder / "evaluate.json", Origin("best", "deterministic"), results)
+    (run,) = collect([tmp_path]).runs
+    assert run.trained_mode == "sampled"
+    assert run.evaluations["sampled"].checkpoint == "unknown"
 
 
 def test_the_latest_link_and_overlapping_paths_count_a_run_once(tmp_path: Path) -> None:

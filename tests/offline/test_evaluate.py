@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def refusal(
 def rewrite(path: Path, **changes: Any) -> None:
     """Replace entries of a checkpoint."""
     torch.save({**read_checkpoint(path), **changes}, path)
+
+
+def test_an_evaluation_that_could_not_be_written_whole_leaves_no_mark_of_one(
+    finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sweeps take evaluate.csv for that mark, so it comes after the episodes."""
+    (finished_copy.folder / "evaluate_episodes.csv").mkdir()
+    assert evaluate(finished_copy) == 1
+    assert "evaluate_episodes.csv" in capsys.readouterr().err
+    assert not (finished_copy.folder / "evaluate.csv").exists()
 
 
 def test_the_command_works_with_the_training_flags_after_the_data_are_gone(
@@ -133,6 +144,8 @@ def test_the_best_checkpoint_is_evaluated_when_asked_for(
     (finished_copy.folder / "final_model.pt").unlink()
     assert evaluate(finished_copy, checkpoint="best") == 0
     assert "best checkpoint" in capsys.readouterr().out
+    told = json.loads((finished_copy.folder / "evaluate.json").read_text())
+    assert (told["checkpoint"], told["acting"]) == ("best", "sampled")
 
 
 def test_deterministic_may_be_chosen_at_evaluation(finished_copy: FinishedRun) -> None:

@@ -28,6 +28,7 @@ from offline.data.packing import open_game
 from offline.data.placement import place_frames
 from offline.data.store import select_episodes
 from offline.data.views import View, make_view
+from offline.lockstep import fit
 from offline.training import Run
 from tests.method_fixtures import play, talkative
 from tests.offline_commands import (
@@ -137,10 +138,10 @@ def test_a_run_stopped_within_two_epochs_ends_as_an_unbroken_one(
     changes: dict[str, Any],
 ) -> None:
     view = views[algo]
-    begin(algo, view, tmp_path / "unbroken", changes).fit()
+    fit([begin(algo, view, tmp_path / "unbroken", changes)])
     broken = tmp_path / "broken"
     with pytest.raises(Stopped):
-        begin(algo, Eventful(view, 3, be_terminated), broken, changes).fit()
+        fit([begin(algo, Eventful(view, 3, be_terminated), broken, changes)])
     assert read_checkpoint(run_folder(broken) / "model.pt")["progress"]["batch"] == 3
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     per_epoch = -(-len(view) // 16)
@@ -148,12 +149,12 @@ def test_a_run_stopped_within_two_epochs_ends_as_an_unbroken_one(
     resumed = begin(algo, Eventful(view, per_epoch + 1, cut_power), broken, changes)
     resumed.restore()
     with pytest.raises(PowerCutError):
-        resumed.fit()
+        fit([resumed])
     progress = read_checkpoint(run_folder(broken) / "model.pt")["progress"]
     assert (progress["epoch"], progress["batch"]) == (2, 3)
     resumed = begin(algo, view, broken, changes)
     resumed.restore()
-    resumed.fit()
+    fit([resumed])
     assert_same_end(run_folder(broken), run_folder(tmp_path / "unbroken"))
 
 

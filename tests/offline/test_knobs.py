@@ -48,6 +48,7 @@ ELSEWHERE = {
     "algo": "tests/offline/test_targets.py::test_the_weights_of_another_method_are_refused_by_name",
     "early_stop": "tests/offline/test_training.py"
     "::test_early_stopping_waits_for_ten_evaluations_without_improvement",
+    "num_seeds": "tests/offline/test_many_seeds.py::test_seeds_are_named_as_their_runs_alone_are",
     "precision": "tests/common/test_device.py::test_autocast_sets_the_type_of_matrix_products",
     "resume": "tests/offline/test_run_folder.py"
     "::test_an_unfinished_run_is_not_touched_without_resume",

@@ -141,6 +141,15 @@ def test_a_broken_evaluation_is_told(tmp_path: Path, name: str, text: str, reaso
     assert reason_alone(tmp_path).startswith(reason)
 
 
+def test_an_evaluation_that_lacks_a_split_is_told(tmp_path: Path) -> None:
+    episodes = write_run(tmp_path, RETURNS) / "evaluate_episodes.csv"
+    rows = episodes.read_text().splitlines(keepends=True)
+    episodes.write_text("".join(row for row in rows if not row.startswith("test")))
+    assert reason_alone(tmp_path) == (
+        "evaluate_episodes.csv has no episode on test levels: evaluate the run again"
+    )
+
+
 def test_an_evaluation_without_its_episodes_is_told(tmp_path: Path) -> None:
     folder = write_run(tmp_path, RETURNS)
     (folder / "evaluate_episodes.csv").unlink()

@@ -20,6 +20,8 @@ from tests.synthetic_runs import constant_returns, write_run, write_study
 COMMAND = "offline.report"
 CPU_SECONDS = 30.0
 RETURNS = constant_returns(9.0, 7.0, 6.0)
+# Scores, gap and profiles of both acting modes; curves; the levels of six methods.
+FIGURES = 2 * 3 + 1 + 6
 TABLES = ("aggregates", "per_game", "improvement", "settings")
 
 
@@ -150,7 +152,7 @@ def test_the_same_command_writes_the_same_files(
     done = run(COMMAND, f"--save_path={study}", f"--out={tmp_path / 'again'}", *references)
     assert done.returncode == 0, done.stderr
     files = sorted(path.relative_to(reported) for path in reported.rglob("*.*"))
-    assert len(files) == 5 + 3 * len(TABLES)
+    assert len(files) == 5 + 3 * len(TABLES) + 2 * FIGURES + 1
     for file in files:
         assert (tmp_path / "again" / file).read_bytes() == (reported / file).read_bytes()
 
@@ -188,6 +190,7 @@ def test_the_page_of_a_large_study_has_every_run_and_is_below_15_megabytes(repor
     data = json.loads(page.split('id="report">')[1].split("</script>")[0])
     assert len(data["runs"]) == 288
     assert all(len(run["details"]["curve"]["epoch"]) == 40 for run in data["runs"])
+    assert page.count("<figure ") == FIGURES
     results = pd.read_csv(reported / "results.csv").query("split == 'test' and mode == 'sampled'")
     told = {run["folder"]: run["results"]["sampled"]["test"][0] for run in data["runs"]}
     means = results.set_index("folder")["return"]

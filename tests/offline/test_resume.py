@@ -14,6 +14,7 @@ from offline.data.packing import open_game
 from offline.data.placement import place_frames
 from offline.data.store import select_episodes
 from offline.data.views import TransitionBatch, TransitionView, make_view
+from offline.lockstep import fit
 from tests.offline_commands import (
     CPU,
     GAME,
@@ -72,13 +73,13 @@ class EventfulView:
 def resume(view: TransitionView, save_path: Path) -> None:
     run = make_run(view, save_path, eval_freq=10)
     run.restore()
-    run.fit()
+    fit([run])
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, view: TransitionView) -> Path:
     save_path = tmp_path_factory.mktemp("unbroken")
-    make_run(view, save_path, eval_freq=10).fit()
+    fit([make_run(view, save_path, eval_freq=10)])
     return run_folder(save_path)
 
 
@@ -153,7 +154,7 @@ def test_a_signal_ends_the_run_with_the_batch_under_way_which_is_saved(
 ) -> None:
     eventful = EventfulView(view, when, number)
     with pytest.raises(Stopped) as stopped:
-        make_run(eventful, tmp_path, eval_freq=10).fit()
+        fit([make_run(eventful, tmp_path, eval_freq=10)])
     assert stopped.value.exit_code == 128 + number
     assert eventful.made == when
     progress = read_checkpoint(run_folder(tmp_path) / "model.pt")["progress"]
@@ -166,7 +167,7 @@ def test_a_run_resumed_within_an_epoch_ends_as_an_unbroken_one(
     view: TransitionView, unbroken: Path, tmp_path: Path, when: int
 ) -> None:
     with pytest.raises(Stopped):
-        make_run(EventfulView(view, when, signal.SIGTERM), tmp_path, eval_freq=10).fit()
+        fit([make_run(EventfulView(view, when, signal.SIGTERM), tmp_path, eval_freq=10)])
     resume(view, tmp_path)
     assert_same_end(run_folder(tmp_path), unbroken)
 
@@ -176,7 +177,7 @@ def test_a_power_cut_within_an_epoch_costs_what_came_after_the_last_checkpoint(
 ) -> None:
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     with pytest.raises(PowerCutError):
-        make_run(EventfulView(view, 7), tmp_path, eval_freq=10).fit()
+        fit([make_run(EventfulView(view, 7), tmp_path, eval_freq=10)])
     assert read_checkpoint(run_folder(tmp_path) / "model.pt")["progress"]["batch"] == 6
     resume(view, tmp_path)
     assert_same_end(run_folder(tmp_path), unbroken)
@@ -186,7 +187,7 @@ def test_a_row_logged_just_before_the_kill_is_not_logged_twice(
     view: TransitionView, unbroken: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Stopped):
-        make_run(EventfulView(view, 20, signal.SIGTERM), tmp_path, eval_freq=10).fit()
+        fit([make_run(EventfulView(view, 20, signal.SIGTERM), tmp_path, eval_freq=10)])
     # As if the log had got further than the checkpoint.
     header = (unbroken / "logs.csv").read_text().splitlines()[0]
     (run_folder(tmp_path) / "logs.csv").write_text(f"{header}\n1,9,9,9,9,9,9,9\n2,9,")
@@ -199,5 +200,5 @@ def test_the_signals_act_as_before_once_the_run_has_ended(
 ) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Stopped):
-        make_run(EventfulView(view, 1, signal.SIGTERM), tmp_path).fit()
+        fit([make_run(EventfulView(view, 1, signal.SIGTERM), tmp_path)])
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before

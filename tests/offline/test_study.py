@@ -149,7 +149,12 @@ def test_a_folder_with_a_study_of_other_settings_is_refused(
 
 @pytest.mark.parametrize(
     ("text", "flag"),
-    [("save_path=x", "save_path"), ("algo=bc", "only"), ("num_final_episodes=3", "num_episodes")],
+    [
+        ("save_path=x", "save_path"),
+        ("algo=bc", "only"),
+        ("num_final_episodes=3", "num_episodes"),
+        ("num_seeds=3", "num_trials"),
+    ],
 )
 def test_a_setting_that_has_a_flag_of_its_own_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, flag: str

@@ -17,6 +17,7 @@ from offline.data.packing import open_game
 from offline.data.placement import place_frames
 from offline.data.store import select_episodes
 from offline.data.views import TransitionView, make_view
+from offline.lockstep import fit
 from tests.data_fixtures import make_episode, write_game
 from tests.offline_commands import (
     CPU,
@@ -124,7 +125,7 @@ def test_each_epoch_visits_every_transition_once_in_an_order_of_its_own(
     tmp_path: Path, view: TransitionView
 ) -> None:
     recording = RecordingView(view)
-    make_run(recording, tmp_path, epochs=3, num_final_episodes=0).fit()
+    fit([make_run(recording, tmp_path, epochs=3, num_final_episodes=0)])
     assert [len(batch) for batch in recording.batches] == [8, 8, 4] * 3
     visited = [sample for batch in recording.batches for sample in batch]
     epochs = [visited[i : i + 20] for i in (0, 20, 40)]
@@ -135,13 +136,13 @@ def test_each_epoch_visits_every_transition_once_in_an_order_of_its_own(
 def test_evaluations_come_every_eval_freq_epochs_and_after_the_last(
     tmp_path: Path, view: TransitionView
 ) -> None:
-    make_run(view, tmp_path, presser(0), epochs=5, eval_freq=2).fit()
+    fit([make_run(view, tmp_path, presser(0), epochs=5, eval_freq=2)])
     rows = read_rows(run_folder(tmp_path) / "logs.csv")
     assert [row["epoch"] for row in rows] == ["2", "4", "5"]
 
 
 def test_checkpoints_are_kept_every_ckpt_freq_epochs(tmp_path: Path, view: TransitionView) -> None:
-    make_run(view, tmp_path, presser(0), epochs=7, eval_freq=10, ckpt_freq=3).fit()
+    fit([make_run(view, tmp_path, presser(0), epochs=7, eval_freq=10, ckpt_freq=3)])
     kept = run_folder(tmp_path).glob("model_*.pt")
     # Three batches, so three updates, per epoch.
     updates = {p.name: float(read_checkpoint(p)["agent"]["weights"]["updates"]) for p in kept}
@@ -151,7 +152,7 @@ def test_checkpoints_are_kept_every_ckpt_freq_epochs(tmp_path: Path, view: Trans
 def test_the_log_averages_every_metric_over_the_batches_of_its_epoch(
     tmp_path: Path, view: TransitionView
 ) -> None:
-    make_run(view, tmp_path, presser(0), epochs=2).fit()
+    fit([make_run(view, tmp_path, presser(0), epochs=2)])
     rows = read_rows(run_folder(tmp_path) / "logs.csv")
     # The presser's loss is the number of its updates: 1, 2, 3 and then 4, 5, 6.
     assert [float(row["train_loss"]) for row in rows] == [2.0, 5.0]
@@ -159,7 +160,7 @@ def test_the_log_averages_every_metric_over_the_batches_of_its_epoch(
 
 
 def test_the_final_evaluation_can_be_left_out(tmp_path: Path, view: TransitionView) -> None:
-    make_run(view, tmp_path, presser(0), num_final_episodes=0).fit()
+    fit([make_run(view, tmp_path, presser(0), num_final_episodes=0)])
     assert (run_folder(tmp_path) / "final_model.pt").exists()
     assert not (run_folder(tmp_path) / "final_test_eval.csv").exists()
 
@@ -168,7 +169,7 @@ def test_the_best_model_is_that_of_the_best_validation_return(
     tmp_path: Path, view: TransitionView, buttons: dict[str, int]
 ) -> None:
     script = [buttons[name] for name in ("low", "high", "middle", "high")]
-    make_run(view, tmp_path, presser(*script), epochs=4, num_eval_episodes=2).fit()
+    fit([make_run(view, tmp_path, presser(*script), epochs=4, num_eval_episodes=2)])
     rows = read_rows(run_folder(tmp_path) / "logs.csv")
     returns = [float(row["val_rets_mean"]) for row in rows]
     assert returns[0] < returns[2] < returns[1] == returns[3]
@@ -182,20 +183,20 @@ def test_early_stopping_waits_for_ten_evaluations_without_improvement(
 ) -> None:
     script = [buttons["low"]] * 3 + [buttons["middle"]] + [buttons["low"]]
     changes = {"epochs": 30, "early_stop": True, "num_eval_episodes": 2}
-    make_run(view, tmp_path, presser(*script), **changes).fit()
+    fit([make_run(view, tmp_path, presser(*script), **changes)])
     # The best evaluation is that of epoch 4.
     assert len(read_rows(run_folder(tmp_path) / "logs.csv")) == 14
     assert (run_folder(tmp_path) / "final_model.pt").exists()
 
 
 def test_patience_counts_evaluations_not_epochs(tmp_path: Path, view: TransitionView) -> None:
-    make_run(view, tmp_path, presser(0), epochs=40, eval_freq=2, early_stop=True).fit()
+    fit([make_run(view, tmp_path, presser(0), epochs=40, eval_freq=2, early_stop=True)])
     rows = read_rows(run_folder(tmp_path) / "logs.csv")
     assert [row["epoch"] for row in rows][-1] == "22"
 
 
 def test_without_early_stopping_a_run_goes_on(tmp_path: Path, view: TransitionView) -> None:
-    make_run(view, tmp_path, presser(0), epochs=13, early_stop=False).fit()
+    fit([make_run(view, tmp_path, presser(0), epochs=13, early_stop=False)])
     assert len(read_rows(run_folder(tmp_path) / "logs.csv")) == 13
 
 
@@ -220,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_epoch(
     # The first step with such a rate throws every weight far away.
     run = make_run(view, tmp_path, lr=1e30)
     with pytest.raises(ToolkitError, match=r"at step 2 of epoch 1: .*nothing was saved yet"):
-        run.fit()
+        fit([run])
     assert not list(run_folder(tmp_path).glob("*.pt"))
 
 
@@ -238,7 +239,7 @@ def test_the_checkpoint_from_before_a_bad_loss_is_kept(
 
     run.view = SpoiledFromEpochTwo(view)
     with pytest.raises(ToolkitError, match=r"step 2 of epoch 2: .*model\.pt keeps the last good"):
-        run.fit()
+        fit([run])
     kept = read_checkpoint(run_folder(tmp_path) / "model.pt")
     assert kept["progress"]["epoch"] == 2
     assert kept["progress"]["batch"] == 0
@@ -257,5 +258,5 @@ def test_weights_ruined_by_the_last_step_of_an_epoch_are_not_saved(
 
     next(run.agent.parameters()).register_hook(spoil_third)
     with pytest.raises(ToolkitError, match="weights are not finite after step 3 of epoch 1"):
-        run.fit()
+        fit([run])
     assert not list(run_folder(tmp_path).glob("*.pt"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from common.envs import frame_fingerprint, procgen_build
 from common.episodes import Episode
 from online import evaluate_policy
 from online.policy_files import load_policy
-from tests.command_runs import ROOT, TIMEOUT, the_error
+from tests.command_runs import ROOT, TIMEOUT, the_error, wait_until
 from tests.online_runs import (
     CAPACITY,
     ENVIRONMENTS,
@@ -54,14 +55,19 @@ def test_the_levels_are_those_of_training(episodes: list[Episode]) -> None:
     assert len({episode.level_seed for episode in episodes}) > 1
 
 
-def test_collecting_ends_without_a_progress_bar(policy: Path, tmp_path: Path) -> None:
-    command = [
+def command(policy: Path, folder: Path, capacity: int) -> list[str]:
+    """The command as a user gives it."""
+    return [
         *(sys.executable, "-m", "online.data_collector", f"--env_name={GAME}", "--no_cuda=True"),
-        *(f"--checkpoint_path={policy}", f"--dataset_saving_dir={tmp_path}"),
-        *(f"--num_processes={ENVIRONMENTS}", f"--hidden_size={HIDDEN_SIZE}", "--capacity=50"),
+        *(f"--checkpoint_path={policy}", f"--dataset_saving_dir={folder}"),
+        *(f"--num_processes={ENVIRONMENTS}", f"--hidden_size={HIDDEN_SIZE}"),
+        f"--capacity={capacity}",
     ]
+
+
+def test_collecting_ends_without_a_progress_bar(policy: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        command,
+        command(policy, tmp_path, 50),
         cwd=ROOT,
         env={**os.environ, "TQDM_DISABLE": "1"},
         capture_output=True,
@@ -71,6 +77,26 @@ def test_collecting_ends_without_a_progress_bar(policy: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert read_episodes(tmp_path / GAME)
+
+
+def test_a_signal_ends_the_collection_with_one_line(policy: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(policy, tmp_path, 100_000_000), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: bool(list(tmp_path.rglob("*.npz"))), process)
+        process.terminate()
+        _, err = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    last = err.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: stopped after \d+ of 100000000 transitions, and a collection cannot be continued: "
+        f"remove {tmp_path / GAME} to begin anew",
+        last,
+    )
+    assert not (tmp_path / GAME / "collection.json").exists()
 
 
 def test_collecting_ends_when_the_capacity_is_reached(episodes: list[Episode]) -> None:

@@ -124,6 +124,8 @@ SelectTypeParameters=CR_CPU
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 MaxArraySize={MAX_ARRAY_SIZE}
+# Tests ask about jobs long after their end.
+MinJobAge=86400
 ReturnToService=2
 SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,sched_interval=1

@@ -139,6 +139,7 @@ def test_what_cannot_be_done_is_one_line(
 def test_a_file_that_cannot_be_written_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "no" / "such" / "folder.txt"
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "bc.txt"
     message = refused(capsys, *BC, "--action=SAVE", f"--out={out}", code=1)
     assert str(out) in message

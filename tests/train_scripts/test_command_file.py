@@ -218,6 +218,48 @@ def test_a_collection_is_finished_when_it_has_counted_its_episodes(tmp_path: Pat
     assert command.finished
 
 
+# Several seeds
+
+
+def test_a_command_of_several_seeds_has_a_run_for_each_and_one_log(tmp_path: Path) -> None:
+    command = read_one(tmp_path, TRAIN, f"--save_path={tmp_path}", "--lr=0.1", "--num_seeds=3")
+    name = "coinrun-easy-200-d1M-bc-p1-lr0.1-bs64-dqn"
+    assert [run.folder for run in command.runs] == [
+        tmp_path / "coinrun" / f"{name}_{seed}" for seed in (88, 89, 90)
+    ]
+    assert command.run_id == f"coinrun/{name}"
+    for run in command.runs:
+        assert log_file("logs", "bc", run) == Path(f"logs/bc/coinrun/{name}.log")
+
+
+@pytest.mark.parametrize(
+    ("module", "mark"), [(TRAIN, "final_model.pt"), (EVALUATE, "evaluate.csv")]
+)
+def test_a_command_of_several_seeds_is_finished_when_the_last_one_is(
+    tmp_path: Path, module: str, mark: str
+) -> None:
+    flags = (f"--save_path={tmp_path}", "--xpid=run", "--num_seeds=2")
+    command = read_one(tmp_path, module, *flags)
+    for seed in (89, 88):
+        assert not command.finished
+        (tmp_path / "coinrun" / f"run_{seed}").mkdir(parents=True)
+        (tmp_path / "coinrun" / f"run_{seed}" / mark).touch()
+    assert command.finished
+    assert all(run.finished for run in command.runs)
+
+
+def test_a_seed_that_two_commands_train_is_refused(tmp_path: Path) -> None:
+    text = f"python -m {TRAIN} --num_seeds=3\npython -m {TRAIN} --seed=90\n"
+    name = "coinrun/coinrun-easy-200-d1M-bc-p1-lr0.001-bs64-dqn_90"
+    assert refusal(tmp_path, text).startswith(f"line 2: {name} is the run of ")
+
+
+def test_seeds_that_follow_each_other_in_two_commands_are_no_mistake(tmp_path: Path) -> None:
+    text = "".join(f"python -m {TRAIN} --xpid=r{s} --num_seeds=2 --seed={s}\n" for s in (88, 90))
+    runs = [run.run_id for command in read(tmp_path, text) for run in command.runs]
+    assert runs == ["coinrun/r88_88", "coinrun/r88_89", "coinrun/r90_90", "coinrun/r90_91"]
+
+
 def test_a_command_is_made_to_continue_only_if_it_would_not(tmp_path: Path) -> None:
     for flags in ((), ("--resume=False",), ("--resume", "False")):
         command = read_one(tmp_path, TRAIN, *flags)

@@ -12,6 +12,7 @@ import pytest
 
 from common.games import GAMES
 from offline.arguments import TRAIN_FLAGS, parse_training
+from offline.run_names import of_each_seed
 from online.arguments import TRAINER_FLAGS
 from tests.command_runs import ROOT, run_python, the_error
 from train_scripts import make_cmd
@@ -106,6 +107,20 @@ def test_trials_may_start_later(capsys: pytest.CaptureFixture[str]) -> None:
     assert {arguments(command)["env_name"] for command in commands[:2]} == {"bigfish"}
 
 
+def test_commands_may_have_several_trials_each(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--dir=final", "--grid_config=bc", "--num_trials=5", "--start_index=1")
+    alone = printed(capsys, *flags).strip().split("\n\n")
+    shared = printed(capsys, *flags, "--seeds_per_run=2").strip().split("\n\n")
+    seeds = [(arguments(c)["seed"], arguments(c)["num_seeds"]) for c in shared]
+    assert seeds == [("89", "2"), ("91", "2"), ("93", "1")] * 16
+    names = [
+        [one.xpid for c in commands for one in of_each_seed(parse_training(split(c)[3:], ""))]
+        for commands in (alone, shared)
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) == 5 * 16
+
+
 def test_a_grid_over_seed_may_start_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +128,16 @@ def test_a_grid_over_seed_may_start_later(
     monkeypatch.setattr(make_cmd, "CONFIGS", tmp_path)
     text = printed(capsys, "--grid_config=g", "--num_trials=1", "--start_index=1")
     assert [arguments(command)["seed"] for command in text.strip().split("\n\n")] == ["11", "21"]
+
+
+def test_a_grid_over_the_number_of_seeds_has_no_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grid(tmp_path, {"num_seeds": [4]})
+    monkeypatch.setattr(make_cmd, "CONFIGS", tmp_path)
+    assert arguments(printed(capsys, "--grid_config=g"))["num_seeds"] == "4"
+    for flags in (["--num_trials=2"], ["--seeds_per_run=2"]):
+        assert "the grid has num_seeds" in refused(capsys, "--grid_config=g", *flags)
 
 
 def test_a_later_trial_with_a_seed_out_of_range_is_refused(
@@ -210,6 +235,11 @@ def test_the_defaults_of_online_runs_are_those_of_the_code() -> None:
             "single-level runs are of offline.single_level_train_offline_agent",
         ),
         (["--grid_config=bc", "--n=3"], "ambiguous option: --n"),
+        (
+            ["--base_config=online", "--grid_config=ppo", "--num_trials=2", "--seeds_per_run=2"],
+            "--seeds_per_run 2: online.trainer has no --num_seeds",
+        ),
+        (["--grid_config=bc", "--seeds_per_run=0"], "--seeds_per_run 0: must be at least 1"),
         (["--grid_config=bc", "--num_trials=0"], "--num_trials 0: must be at least 1"),
         (["--grid_config=bc", "--set=epochs"], "--set epochs: write name=value"),
         (["--grid_config=bc", "--set=epoch=3"], "--set: no flag is called epoch: did you mean"),

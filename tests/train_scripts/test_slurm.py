@@ -1,11 +1,8 @@
-"""Sweeps on a real Slurm: runs that finish, are stopped, fail, and are never run twice."""
+"""Sweeps on a real Slurm: runs that are stopped, that fail, and that are never run twice."""
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import json
-import shlex
 import time
 from pathlib import Path
 
@@ -29,75 +26,13 @@ from tests.train_scripts.slurm_cluster import (
     SlurmCluster,
 )
 from tests.train_scripts.slurm_sweeps import SWEEP, TINIEST, Sweep, give, submit, write_commands
-from train_scripts import make_cmd, status
+from train_scripts import status
 
 # Long enough to be met in the middle.
 LONG = {**TINY, "epochs": 12, "eval_freq": 6, "num_final_episodes": 1}
 
 
-# The paper's command
-
-
-@pytest.fixture(scope="session")
-def sweep(tmp_path_factory: pytest.TempPathFactory, dataset: Path, cluster: SlurmCluster) -> Sweep:
-    """A grid of four runs, made into commands and submitted as the README says; all have ended."""
-    folder = tmp_path_factory.mktemp("sweep")
-    (folder / "offline" / "grids").mkdir(parents=True)
-    default = {**TINIEST, "dataset": [str(dataset)], "save_path": "runs"}
-    (folder / "offline" / "default.json").write_text(json.dumps(default))
-    grid = {"grid": {"algo": ["bc"], "lr": [0.001, 0.0005]}}
-    (folder / "offline" / "grids" / "bc.json").write_text(json.dumps(grid))
-    words = "--base_config offline --dir grids --checkpoint --grid_config bc --num_trials 2"
-    with pytest.MonkeyPatch.context() as patch, open(folder / f"{SWEEP}.txt", "a") as file:
-        patch.setattr(make_cmd, "CONFIGS", folder)
-        with contextlib.redirect_stdout(file):
-            assert make_cmd.main([*words.split(), "--new_line", "--module_name", TRAIN]) == 0
-    words = f'-path {SWEEP}.txt -name "bc" --partition {PARTITION} --module_name offline'
-    submitted = submit(cluster, folder, *shlex.split(words), name="bc")
-    for job in submitted.jobs:
-        cluster.wait(job, "COMPLETED", "FAILED")
-    return submitted
-
-
-@pytest.mark.service
-@pytest.mark.slow
-def test_the_command_of_the_papers_readme_runs_a_grid_to_its_end(
-    sweep: Sweep, cluster: SlurmCluster
-) -> None:
-    array = sweep.jobs[0].split("_")[0]
-    assert sweep.jobs == [f"{array}_{i}" for i in range(4)]
-    assert [cluster.state(job) for job in sweep.jobs] == ["COMPLETED"] * 4
-    assert len(list(sweep.folder.glob(f"runs/{GAME}/*_8[89]/final_model.pt"))) == 4
-
-
-@pytest.mark.service
-@pytest.mark.slow
-def test_the_jobs_and_the_logs_are_told_and_linked(sweep: Sweep) -> None:
-    logs = sweep.folder / "logs"
-    [jobs_folder] = (logs / "bc" / "slurm").iterdir()
-    assert sweep.process.stdout.splitlines() == [
-        f"4 runs: 0 finished, 0 in the queue, 4 submitted as jobs {sweep.jobs[0]} to "
-        f"{sweep.jobs[-1]}",
-        "logs of the runs: logs/bc/<env_name>/<xpid>.log",
-        f"logs of the jobs: {jobs_folder.relative_to(sweep.folder)}",
-    ]
-    assert (logs / "latest").readlink() == Path("bc")
-    for folder in sweep.folder.glob(f"runs/{GAME}/*_8[89]"):
-        assert "epoch 1: loss" in sweep.log(folder.name, "bc")
-
-
-@pytest.mark.service
-@pytest.mark.slow
-def test_the_same_command_again_submits_nothing(sweep: Sweep, cluster: SlurmCluster) -> None:
-    before = cluster.jobs()
-    again = give(
-        sweep.folder,
-        *("-path", f"{SWEEP}.txt", "-name", "bc", "--partition", PARTITION),
-        environment=cluster.environment,
-    )
-    told = "4 runs: 4 finished, 0 in the queue, nothing to submit\n"
-    assert (again.returncode, again.stdout, again.stderr) == (0, told, "")
-    assert cluster.jobs() == before
+# What is not submitted twice
 
 
 @pytest.mark.service

@@ -290,9 +290,16 @@ def test_the_last_line_counts_the_states(tmp_path: Path) -> None:
     sweep.leave(1, "final_model.pt", "")
     sweep.print(2, "error: no space left\n")
     lines = status.table(sweep.commands, sweep.states())
-    assert lines[-1] == "4 runs: 1 finished, 2 waiting, 1 failed"
+    assert lines[-1] == "4 runs: 1 finished, 2 waiting, 1 failed (no queue is at work)"
     assert lines[0].split("  ")[-1] == "error"
     assert lines[3].endswith("coinrun/c  no space left")
+
+
+def test_a_run_that_waits_while_another_runs_has_a_queue_at_work(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, 2)
+    with RunFolder(sweep.commands[0].settings.save_path, "coinrun", "a").session():
+        lines = status.table(sweep.commands, sweep.states())
+    assert lines[-1] == "2 runs: 1 running, 1 waiting"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +332,7 @@ def test_the_command_prints_the_table(sweep: Sweep) -> None:
         "state    epoch  validation  last row  left  run",
         "waiting  -      -           -         -     coinrun/a",
         "",
-        "1 runs: 1 waiting",
+        "1 runs: 1 waiting (no queue is at work)",
     ]
 
 
@@ -342,6 +349,34 @@ def test_failed_prints_only_the_commands_that_failed_as_a_file_of_commands(
     again.write_text(done.stdout)
     words = [command.words for command in read_commands([again])]
     assert words == [sweep.commands[1].words, sweep.commands[3].words]
+
+
+def test_of_a_command_with_several_seeds_each_has_its_row(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.write([[*sweep.commands[0].words[3:], "--num_seeds=3"]])
+    finished, failed, waiting = (run.folder for run in sweep.commands[0].runs)
+    for folder, name, text in (
+        (finished, "final_model.pt", ""),
+        (failed, "out.log", "2026-03-01 10:20:00,123 error: the loss is not finite\n"),
+    ):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(text)
+    done = tell(sweep)
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()[1:4]]
+    assert [(row[0], row[5]) for row in rows] == [
+        ("finished", "coinrun/a_88"),
+        ("failed", "coinrun/a_89"),
+        ("waiting", "coinrun/a_90"),
+    ]
+    assert not waiting.exists()
+
+
+def test_a_command_whose_seeds_failed_is_to_be_given_again_once(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.write([[*sweep.commands[0].words[3:], "--num_seeds=3"]])
+    sweep.print(0, "error: no space left\n")
+    assert tell(sweep, "--failed").stdout == as_text(sweep.commands[0].words) + "\n\n"
 
 
 def test_failed_prints_nothing_where_none_failed(sweep: Sweep) -> None:
@@ -420,6 +455,6 @@ def test_three_thousand_runs_take_a_few_seconds(sweep: Sweep) -> None:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = tell(sweep)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.stdout.splitlines()[-1] == "3000 runs: 3000 stopped"
+        assert done.stdout.splitlines()[-1] == "3000 runs: 3000 stopped (no queue is at work)"
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 5.0

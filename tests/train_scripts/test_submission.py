@@ -17,6 +17,7 @@ from tests.train_scripts.slurm_cluster import CLOSED, MAX_ARRAY_SIZE, SlurmClust
 from tests.train_scripts.slurm_sweeps import SWEEP, TINIEST, give, submit, write_commands
 from tests.train_scripts.test_local_queue import wait_until
 from train_scripts import jobs, slurm
+from train_scripts.cluster import RECORD
 from train_scripts.command_file import log_file, read_commands
 from train_scripts.jobs import RunTogether, share_of_machine
 from train_scripts.run_state import Machine, state
@@ -48,6 +49,7 @@ def test_a_dry_run_shows_the_script_that_is_submitted(
     for line in ("--array=0-1%2", "--mem=1G", "--time=2160", "--requeue", "--signal=USR2@90"):
         assert f"#SBATCH {line}\n" in text
     assert "\nmodule load a\nexport B=1\n" in text
+    assert "wckey" not in text
 
 
 def test_a_dry_run_shows_the_runs_of_each_job_and_needs_no_slurm(
@@ -73,7 +75,7 @@ def test_a_dry_run_without_slurm_does_not_ask_what_is_in_the_queue(
     monkeypatch.setenv("PATH", str(tmp_path))
     path = write_commands(tmp_path, {**TINIEST, "xpid": "a"})
     (tmp_path / "logs" / SWEEP).mkdir(parents=True)
-    (tmp_path / "logs" / SWEEP / slurm.RECORD).write_text("1,module,folder\n")
+    (tmp_path / "logs" / SWEEP / RECORD).write_text("1,module,folder\n")
     words = ["--path", str(path), "--log_dir", str(tmp_path / "logs"), "--dry_run"]
     assert slurm.main(words) == 0
     assert "--xpid=a" in capsys.readouterr().out

@@ -1,0 +1,114 @@
+"""Score against the number of training levels and the size of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.drawn_figures import drawn, heights, lines, report_on
+from tests.synthetic_runs import constant_returns, write_run
+
+BY_LEVELS, BY_SIZE = "by-num_levels", "by-dataset_size"
+
+
+def write_coinrun(save_path: Path, train: float, test: float, **settings: object) -> None:
+    """A run with these mean returns; 5 counts as 0 and 10 as 1."""
+    given = {"env_name": "coinrun", "algo": "bc", "seed": 1, **settings}
+    write_run(save_path, constant_returns(train, 7.0, test), **given)
+
+
+def test_scores_stand_at_the_number_of_levels_of_their_runs(tmp_path: Path) -> None:
+    write_coinrun(tmp_path, 9.0, 6.0, num_levels=50)
+    write_coinrun(tmp_path, 8.5, 7.0, num_levels=200)
+    write_coinrun(tmp_path, 8.0, 8.0, num_levels=1000)
+    training, test = drawn(report_on(tmp_path))[BY_LEVELS].figure.axes
+    assert lines(training)["bc train"].get_xdata() == pytest.approx([50, 200, 1000])
+    assert heights(training, "bc train") == pytest.approx([0.8, 0.7, 0.6])
+    assert heights(test, "bc test") == pytest.approx([0.2, 0.4, 0.6])
+    assert [text.get_text() for text in test.get_xticklabels()] == ["50", "200", "1K"]
+
+
+def test_scores_stand_at_the_size_of_the_data_of_their_runs(tmp_path: Path) -> None:
+    write_coinrun(tmp_path, 9.0, 6.0, dataset_size=100_000)
+    write_coinrun(tmp_path, 8.5, 7.0, dataset_size=10_000_000)
+    figures = drawn(report_on(tmp_path))
+    assert BY_LEVELS not in figures
+    axes = figures[BY_SIZE].figure.axes[0]
+    assert lines(axes)["bc train"].get_xdata() == pytest.approx([1e5, 1e7])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["100K", "10M"]
+
+
+def test_runs_that_vary_in_neither_have_no_such_figure(tmp_path: Path) -> None:
+    write_coinrun(tmp_path, 9.0, 6.0, num_levels=50)
+    write_coinrun(tmp_path, 9.0, 6.0, num_levels=50, seed=2)
+    write_coinrun(tmp_path, 9.0, 6.0, num_levels=50, algo="cql")
+    assert not [name for name in drawn(report_on(tmp_path)) if name.startswith("by-")]
+
+
+def test_methods_stand_apart_by_a_few_percent(tmp_path: Path) -> None:
+    for method in ("bc", "cql", "iql"):
+        for levels in (50, 200):
+            write_coinrun(tmp_path, 9.0, 6.0, num_levels=levels, algo=method)
+    labelled = lines(drawn(report_on(tmp_path))[BY_LEVELS].figure.axes[0])
+    first, middle, last = (
+        np.asarray(labelled[f"{method} train"].get_xdata()) for method in ("bc", "cql", "iql")
+    )
+    assert middle == pytest.approx([50, 200])
+    assert first / middle == pytest.approx([1 / 1.03] * 2)
+    assert last / middle == pytest.approx([1.03] * 2)
+
+
+def test_only_games_count_that_all_of_the_runs_have(tmp_path: Path) -> None:
+    for levels in (50, 200):
+        write_coinrun(tmp_path, 9.0, 6.0, num_levels=levels)
+        write_coinrun(tmp_path, 8.0, 6.0, num_levels=levels, algo="cql")
+    write_coinrun(tmp_path, 13.0, 13.0, num_levels=200, env_name="miner")
+    figure = drawn(report_on(tmp_path))[BY_LEVELS]
+    assert heights(figure.figure.axes[0], "bc train") == pytest.approx([0.8, 0.8])
+    assert "coinrun, 1 seed each" in figure.caption
+
+
+def test_runs_without_a_common_game_have_no_such_figure(tmp_path: Path) -> None:
+    write_coinrun(tmp_path, 9.0, 6.0, num_levels=50)
+    write_coinrun(tmp_path, 9.0, 6.0, num_levels=200, env_name="miner")
+    assert BY_LEVELS not in drawn(report_on(tmp_path))
+
+
+def test_bars_need_two_seeds_and_the_caption_says_so(tmp_path: Path) -> None:
+    for levels, seeds in ((50, (1, 2, 3)), (200, (1,))):
+        for seed in seeds:
+            write_coinrun(tmp_path, 8.0 + 0.1 * seed, 6.0, num_levels=levels, seed=seed)
+    figure = drawn(report_on(tmp_path))[BY_LEVELS]
+    bars = [line for line in figure.figure.axes[0].lines if "interval" in str(line.get_label())]
+    (bar,) = bars
+    low, high = np.asarray(bar.get_ydata(), float)
+    assert low < 0.64 < high
+    assert bar.get_xdata() == pytest.approx([50, 50])
+    assert "none where a game has one seed" in figure.caption
+    assert "1 to 3 seeds each" in figure.caption
+
+
+def test_hard_levels_are_a_series_of_their_own(tmp_path: Path) -> None:
+    for mode in ("easy", "hard"):
+        for levels in (50, 200):
+            write_coinrun(tmp_path, 9.0, 6.0, num_levels=levels, distribution_mode=mode)
+    figures = drawn(report_on(tmp_path))
+    titles = {name: f.title for name, f in figures.items() if name.startswith("by-")}
+    assert titles == {
+        BY_LEVELS: "Score against number of training levels: easy",
+        f"{BY_LEVELS}-2": "Score against number of training levels: hard",
+    }
+
+
+def test_players_of_a_whole_series_are_lines(tmp_path: Path) -> None:
+    for size in (100_000, 1_000_000):
+        write_coinrun(tmp_path, 9.0, 6.0, dataset_size=size)
+    write_coinrun(tmp_path, 9.0, 6.0, num_levels=50)
+    figures = drawn(report_on(tmp_path, ["ppo"]))
+    training, test = figures[BY_SIZE].figure.axes
+    assert heights(training, "online PPO") == pytest.approx([0.91] * 2)
+    assert heights(test, "online PPO") == pytest.approx([0.734] * 2)
+    # It was trained on 200 levels, not on 50.
+    assert "online PPO" not in lines(figures[BY_LEVELS].figure.axes[0])
