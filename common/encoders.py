@@ -14,10 +14,6 @@ from common.errors import UsageError
 
 ENCODER_NAMES = ("dqn", "bcq", "pporesnetbase", "bcqresnetbase", "pporesnet20")
 
-# Frames that pass through the convolutions of IMPALA together where nothing is kept for a backward
-# pass. On a processor the activations of so many stay in its cache from one layer to the next.
-CACHED_FRAMES = 64
-
 
 class PixelEncoder(nn.Module):
     """Base: takes frames (batch, 64, 64, 3) uint8 and gives features (batch, feature_size)."""
@@ -114,16 +110,10 @@ class ImpalaEncoder(PixelEncoder):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, observations: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or observations.is_cuda:
-            x = self._convolve(observations)
-        else:
-            x = torch.cat([self._convolve(part) for part in observations.split(CACHED_FRAMES)])
+        x = functional.relu(self.sequences(self.pixels(observations))).flatten(1)
         for linear in self.linears:
             x = functional.relu(linear(x))
         return x
-
-    def _convolve(self, observations: Tensor) -> Tensor:
-        return functional.relu(self.sequences(self.pixels(observations))).flatten(1)
 
 
 def make_encoder(name: str, hidden_size: int, scale_pixels: bool = True) -> PixelEncoder:

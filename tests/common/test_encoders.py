@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from common.encoders import (
-    CACHED_FRAMES,
     ENCODER_NAMES,
     ImpalaEncoder,
     NatureEncoder,
@@ -150,16 +149,3 @@ def test_frames_reach_the_convolutions_channels_last() -> None:
     assert encoder.state_dict()["sequences.1.conv.weight"].is_contiguous(
         memory_format=torch.channels_last
     )
-
-
-# Speed that must not show
-
-
-@pytest.mark.parametrize("count", [1, CACHED_FRAMES, 2 * CACHED_FRAMES + 3])
-def test_features_are_the_same_with_and_without_a_gradient_whatever_the_batch(count: int) -> None:
-    encoder = make_encoder("pporesnetbase", 16)
-    expected = encoder(frames(count))
-    with torch.no_grad():
-        features = encoder(frames(count))
-    assert expected.requires_grad and not features.requires_grad
-    assert torch.equal(features, expected)
