@@ -225,13 +225,14 @@ def read_commands(paths: Sequence[str | Path], module_name: str = "") -> list[Co
                 command = _parse(words, module_name)
             except UsageError as error:
                 raise UsageError(f"{place}: {error}") from None
-            ids = {command.run_id, *(run.run_id for run in command.runs)}
-            for run_id in sorted(ids & places.keys()):
-                raise UsageError(
-                    f"{place}: {run_id} is the run of {places[run_id]} too: "
-                    "delete one, or name one with --xpid"
-                )
-            places.update(dict.fromkeys(ids, place))
+            # The whole of several seeds too: its log has that name.
+            for run_id in dict.fromkeys((command.run_id, *(run.run_id for run in command.runs))):
+                if run_id in places:
+                    raise UsageError(
+                        f"{place}: {run_id} is the run of {places[run_id]} too: "
+                        "delete one, or name one with --xpid"
+                    )
+                places[run_id] = place
             commands.append(command)
     if not commands:
         raise UsageError(
