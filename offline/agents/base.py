@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -93,6 +93,10 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
             self.settings["hidden_size"],
             self.settings["scale_pixels"],
         )
+
+    def adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        """Adam at the rate of the settings; one kernel updates all weights, on a CPU too."""
+        return torch.optim.Adam(parameters, lr=self.settings["lr"], fused=True)
 
     def descend(self, optimiser_name: str, loss: Tensor, largest_norm: float | None = None) -> None:
         """One step of an optimiser along the gradient of `loss`, its norm clipped if asked for."""
