@@ -26,6 +26,7 @@ from common.tracking import Tracking
 from offline.agents import KIND
 from offline.agents.base import OfflineAgent
 from offline.data.ahead import read_ahead
+from offline.data.copies import CopiesAhead
 from offline.data.views import View, epoch_batches
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Run:
         self.tracking = Tracking(settings, self.log, step="epoch")
         self.progress = Progress()
         self.rolling = self.path / "model.pt"
+        self.copies = CopiesAhead(agent.device) if agent.device.type == "cuda" else None
         self.batches_per_epoch = -(-len(view) // settings.batch_size)
 
     def restore(self) -> None:
@@ -200,7 +202,9 @@ class Run:
             self.progress.epoch,
             self.progress.batch,
         )
-        return read_ahead(map(self.view.batch, orders), self.view.batches_ahead)
+        if self.copies is None:
+            return read_ahead(map(self.view.batch, orders), self.view.batches_ahead)
+        return self.copies.of(read_ahead(map(self.view.gather, orders), self.view.batches_ahead))
 
     def _raise_if(self, stop: StopRequest) -> None:
         if stop.signal_number is not None:
