@@ -42,7 +42,7 @@ SIZE_FLAGS = (
         str,
         "auto",
         "Arithmetic of our side's training; the plain side's is fp32.",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "tf32", "bf16"),
     ),
     Flag("transitions", int, 50_000, "Transitions of the data, in whole episodes.", minimum=1),
     Flag(
