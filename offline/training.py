@@ -6,7 +6,7 @@ import argparse
 import logging
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,8 +80,11 @@ class FiniteCheck:
 
 
 def _not_finite(what: str, step: int, epoch: int, kept: Path) -> ToolkitError:
-    last = f"{kept} keeps the last good state" if kept.exists() else "nothing was saved yet"
-    return ToolkitError(f"{what} step {step} of epoch {epoch}: try a smaller --lr; {last}")
+    return ToolkitError(f"{what} step {step} of epoch {epoch}: try a smaller --lr; {_kept(kept)}")
+
+
+def _kept(path: Path) -> str:
+    return f"{path} keeps the last good state" if path.exists() else "nothing was saved yet"
 
 
 class Run:
@@ -137,9 +140,17 @@ class Run:
         """Train to the end, evaluate, and leave final_model.pt as the mark of a finished run."""
         self.log.keep_rows(self.progress.rows)
         with self.tracking, StopRequest() as stop:
+            if self.view.leave_gpu and not self.rolling.exists():
+                self.save()  # what a run that meets a full GPU goes back to
             while not self.progress.finished:
-                self._train_epoch(stop)
-                self._end_epoch(stop)
+                try:
+                    self._train_epoch(stop)
+                    self._end_epoch(stop)
+                    continue
+                except torch.cuda.OutOfMemoryError as error:
+                    if self.view.leave_gpu is None:
+                        raise self._out_of_memory() from error
+                self._leave_gpu(self.view.leave_gpu)
             if self.settings.num_final_episodes:
                 logger.info(
                     "final evaluation: %d episodes per split", self.settings.num_final_episodes
@@ -185,6 +196,24 @@ class Run:
         if self.agent.device.type == "cuda":
             torch.cuda.synchronize()
         progress.epoch_seconds += time.monotonic() - start
+
+    def _out_of_memory(self) -> ToolkitError:
+        return ToolkitError(
+            f"the GPU is out of memory in epoch {self.progress.epoch}: give it to this run alone "
+            f"or try a smaller --batch_size; {_kept(self.rolling)}"
+        )
+
+    def _leave_gpu(self, leave_gpu: Callable[[], str]) -> None:
+        """Free the GPU of the frames and continue from model.pt.
+
+        Not with the batch at hand: an update that was broken off may have moved some networks.
+        """
+        placement = leave_gpu()
+        torch.cuda.empty_cache()
+        logger.warning("the GPU is out of memory: going on with %s", placement)
+        self.view.leave_gpu = None
+        self.restore()
+        self.log.keep_rows(self.progress.rows)
 
     def _demand_finite(self, finite: FiniteCheck) -> None:
         """Raise before a bad state is saved: a finite loss may leave weights that are not."""

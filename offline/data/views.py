@@ -6,7 +6,7 @@ last K steps up to it, for sequence models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -44,10 +44,12 @@ Batch = TypeVar("Batch", TransitionBatch, WindowBatch)
 class View(Protocol):
     """What the training loop knows of a view; `batches_ahead` as its frames have it.
 
-    `gather` gives a batch where the frames are, `batch` the same one on the view's device.
+    `gather` gives a batch where the frames are, `batch` the same one on the view's device. Where
+    the frames are on a GPU, `leave_gpu` puts them elsewhere and says in one line where.
     """
 
     batches_ahead: int
+    leave_gpu: Callable[[], str] | None
 
     def __len__(self) -> int: ...
 
@@ -62,6 +64,8 @@ class TransitionView:
     Without `next_observations` half the frames are gathered and the field is None.
     """
 
+    leave_gpu: Callable[[], str] | None = None
+
     def __init__(
         self,
         selection: Selection,
@@ -69,10 +73,16 @@ class TransitionView:
         device: torch.device,
         next_observations: bool = True,
     ) -> None:
-        self.batches_ahead = frames.batches_ahead
-        self._frames = frames
+        self._selection = selection
         self._device = device
         self._next_observations = next_observations
+        self.place(frames)
+
+    def place(self, frames: Frames) -> None:
+        """Take the frames from there from now on."""
+        self.batches_ahead = frames.batches_ahead
+        self._frames = frames
+        selection = self._selection
         rows = _transition_rows(selection)
         self._rows = _tensor(rows, frames)
         self._actions = _tensor(selection.column("actions")[rows], frames)
@@ -116,15 +126,23 @@ class WindowView:
     acting agent does. A window never reaches into another episode.
     """
 
+    leave_gpu: Callable[[], str] | None = None
+
     def __init__(
         self, selection: Selection, frames: Frames, device: torch.device, context_length: int
     ) -> None:
         if context_length < 1:
             raise ValueError(f"context_length {context_length}: expected at least 1")
-        self.batches_ahead = frames.batches_ahead
-        self._frames = frames
+        self._selection = selection
         self._device = device
         self._context_length = context_length
+        self.place(frames)
+
+    def place(self, frames: Frames) -> None:
+        """Take the frames from there from now on."""
+        self.batches_ahead = frames.batches_ahead
+        self._frames = frames
+        selection = self._selection
         lengths, starts = selection.lengths, selection.starts
         time_steps = np.arange(selection.num_rows) - np.repeat(starts, lengths)
         self._last_rows = _tensor(_transition_rows(selection), frames)
