@@ -123,6 +123,7 @@ def training(algo: str) -> Build:
             return watch.sample(
                 steps * batch_size,
                 precision=agent.precision,
+                device=agent.device.type,
                 steps=steps,
                 memory=memory,
                 work=work._asdict(),

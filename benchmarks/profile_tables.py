@@ -38,17 +38,22 @@ products, convolutions and attention (`torch.utils.flop_counter`), a multiplicat
 addition counted as two; bytes those that all operations of an update read and write one by one, \
 which caches may save. Their rates stand over the best of a large matrix product, a large 3x3 \
 convolution of 256 channels and a large copy, measured in the same process and precision after \
-each repeat: {limits}."""
+each repeat; on a CPU both are per second of processor time, that is of one core: {limits}."""
 
 
 def operations_per_second(sample: Sample) -> float:
-    """Floating-point operations per second of a training."""
-    return float(sample.details["work"]["operations"]) * sample.details["steps"] / sample.seconds
+    """Floating-point operations per second of a training, timed as its limits are."""
+    return float(sample.details["work"]["operations"]) * sample.details["steps"] / _seconds(sample)
 
 
 def bytes_per_second(sample: Sample) -> float:
-    """Bytes per second that the operations of a training read and write."""
-    return float(sample.details["work"]["bytes"]) * sample.details["steps"] / sample.seconds
+    """Bytes per second that the operations of a training read and write, timed likewise."""
+    return float(sample.details["work"]["bytes"]) * sample.details["steps"] / _seconds(sample)
+
+
+def _seconds(sample: Sample) -> float:
+    """Seconds as `measure_limits` counts them: of processor time on a CPU."""
+    return sample.cpu_seconds if sample.details["device"] == "cpu" else sample.seconds
 
 
 def profile_tables(

@@ -123,13 +123,14 @@ def test_time_in_which_nothing_is_computed_is_the_hosts() -> None:
 # The tables
 
 
-def _sample(seconds: float) -> Sample:
+def _sample(device: str, seconds: float, cpu_seconds: float) -> Sample:
     return Sample(
         amount=40,
         seconds=seconds,
-        cpu_seconds=seconds,
+        cpu_seconds=cpu_seconds,
         details={
             "precision": "fp32",
+            "device": device,
             "steps": 4,
             "memory": {"host": 2_000_000_000},
             "work": {"operations": 100, "bytes": 30},
@@ -140,12 +141,17 @@ def _sample(seconds: float) -> Sample:
     )
 
 
-def test_rates_stand_over_their_limits() -> None:
+@pytest.mark.parametrize(
+    ("device", "seconds", "cpu_seconds"), [("cuda", 2.0, 1.0), ("cpu", 4.0, 2.0)]
+)
+def test_rates_stand_over_their_limits(device: str, seconds: float, cpu_seconds: float) -> None:
     settings = parse_flags(PROFILE_FLAGS, [], "")
-    text = profile_tables({"bc": [Pair(_sample(2.0), _sample(8.0))]}, settings, {"cores": 2})
-    # 4 steps in 2 s: 200 operations and 60 bytes a second; batches of 10.
-    assert "| BC | 10 | 20 | 4.00x | 4.00x | 20.0% | 20.0% | 20.0% | 20.0% | 20.0% |" in text
-    assert "| host 2.00 GB | 0.00 G | 50% | 100% | 10% |" in text
+    ours, plain = _sample(device, seconds, cpu_seconds), _sample(device, 8.0, 3.0)
+    text = profile_tables({"bc": [Pair(ours, plain)]}, settings, {"cores": 2})
+    assert f"| BC | 10 | {40 / seconds:.0f} | {8 / seconds:.2f}x | {3 / cpu_seconds:.2f}x |" in text
+    assert "| 20.0% | 20.0% | 20.0% | 20.0% | 20.0% | host 2.00 GB | 0.00 G |" in text
+    # 4 steps in the 2 s that count: 200 operations and 60 bytes a second.
+    assert "| 0.00 G | 50% | 100% | 10% |" in text
     assert "| `aten::mm` | 3 | 25.0% |" in text  # 6 calls in 2 profiled steps
     assert "Machine: cores 2." in text
 
