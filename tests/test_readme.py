@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-READMES = ("README.md", "online/README.md", "docs/data.md", "docs/sweeps.md")
+READMES = ("README.md", "online/README.md", "docs/data.md", "docs/sweeps.md", "docs/speed.md")
 _COMMAND = re.compile(r"python -m (?P<module>[\w.]+)(?P<rest>[^`\n\\]*(?:\\\n[^`\n\\]*)*)")
 
 
