@@ -113,7 +113,7 @@ def training(algo: str) -> Build:
     """Training: batches from the view, gradient steps of the agent; in samples."""
 
     def build(settings: argparse.Namespace) -> Repeat:
-        view, agent = learner(settings, algo)
+        view, agent = learner(settings, algo, settings.precision)
         batch_size = agent.settings["batch_size"]
         steps = gradient_steps(settings, algo)
 
@@ -171,7 +171,15 @@ def batches(settings: argparse.Namespace) -> Repeat:
 
 def ppo(settings: argparse.Namespace) -> Repeat:
     """One collection and one update of `online.training.Trainer`; in environment steps."""
-    names = ("env_name", "seed", "no_cuda", "num_processes", "num_steps", "num_mini_batch")
+    names = (
+        "env_name",
+        "seed",
+        "no_cuda",
+        "precision",
+        "num_processes",
+        "num_steps",
+        "num_mini_batch",
+    )
     flags = [f"--{name}={getattr(settings, name)}" for name in (*names, "ppo_epoch")]
     flags += [f"--hidden_size={HIDDEN_SIZE}", f"--lr={LEARNING_RATE}"]
     folder = RunFolder(Path(settings.data) / "runs", settings.env_name, "ppo")
@@ -208,7 +216,7 @@ def environment(settings: argparse.Namespace) -> Repeat:
 
 def evaluation(settings: argparse.Namespace) -> Repeat:
     """`evaluate` with an untrained agent; in steps of the counted episodes."""
-    agent = _agent(settings, "auto")
+    agent = _agent(settings, settings.precision)
     agent.eval()
 
     def play(episodes: int) -> int:

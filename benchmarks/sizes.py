@@ -37,6 +37,13 @@ SIZE_FLAGS = (
     ),
     Flag("seed", int, 88, "Random seed of everything.", minimum=0, maximum=2**31 - 1),
     Flag("no_cuda", bool, False, "Stay on the CPU, both sides, even where there is a CUDA card."),
+    Flag(
+        "precision",
+        str,
+        "auto",
+        "Arithmetic of our side's training; the plain side's is fp32.",
+        choices=("auto", "fp32", "tf32", "bf16"),
+    ),
     Flag("transitions", int, 50_000, "Transitions of the data, in whole episodes.", minimum=1),
     Flag(
         "batch_size",
@@ -63,6 +70,19 @@ COMMAND_FLAGS = (
     Flag("only", str, (), "Rows to measure; none means all.", choices=ROWS, many=True),
     Flag("repeats", int, 5, "Times each side is measured, in turn.", minimum=1),
     Flag("out", str, "", "File that the table is written to as well."),
+    *SIZE_FLAGS,
+)
+PROFILE_FLAGS = (
+    Flag(
+        "only",
+        str,
+        (),
+        "Methods to measure; none means all.",
+        choices=(*METHOD_SETTINGS,),
+        many=True,
+    ),
+    Flag("repeats", int, 3, "Times each side is measured, in turn.", minimum=1),
+    Flag("out", str, "", "File that the tables are written to as well."),
     *SIZE_FLAGS,
 )
 WORKER_FLAGS = (

@@ -57,7 +57,7 @@ def _measure(
         return pairs, {**ours.facts, "threads of the plain side": plain.facts["threads"]}
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, as Linux tells it."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
@@ -67,16 +67,22 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def check_out(out: str) -> Path | None:
+    """The file of `--out`, None if there is none; UsageError where it cannot be written."""
+    path = Path(out) if out else None
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--out {path}: there is no folder {path.parent}")
+    return path
+
+
 def _benchmark(argv: Sequence[str] | None) -> None:
     settings = parse_flags(COMMAND_FLAGS, argv, __doc__ or "")
-    out = Path(settings.out) if settings.out else None
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    out = check_out(settings.out)
     from benchmarks.data import make_data
 
     start = time.perf_counter()
     measured: dict[str, Sequence[Pair]] = {}
-    facts: dict[str, object] = {"processor": _processor()}
+    facts: dict[str, object] = {"processor": processor()}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         data = Path(folder)
         make_data(data, settings)

@@ -14,7 +14,7 @@ from common.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 
 
 def choose_device(no_cuda: bool = False) -> torch.device:
@@ -53,12 +53,29 @@ def has_bf16(device: torch.device) -> bool:
     return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def has_tf32(device: torch.device) -> bool:
+    """Whether fp32 products may be rounded to TF32's 10 bits: Ampere cards on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` becomes bf16 where the hardware has it, else fp32; bf16 elsewhere is refused."""
+    """`auto` becomes bf16 where the hardware has it, else fp32; what it has not is refused.
+
+    On a card this decides for the whole process whether fp32 is rounded to TF32: with `tf32` only.
+    PyTorch by itself does so in convolutions. fp16, whose range is too small to train in without
+    scaling the loss, is never used; a card without bf16 is told of in one line.
+    """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: choose one of {', '.join(PRECISIONS)}")
     if precision == "auto":
-        return "bf16" if has_bf16(device) else "fp32"
+        precision = "bf16" if has_bf16(device) else "fp32"
+        if precision == "fp32" and device.type == "cuda":
+            logger.warning("this card has no bfloat16: --precision auto is fp32")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if precision == "tf32" and not has_tf32(device):
+        raise UsageError(f"--precision tf32: this {device.type} device has none; choose fp32")
     if precision == "bf16" and not has_bf16(device):
         raise UsageError(
             f"--precision bf16: this {device.type} device computes it only slowly; fp32?"
@@ -67,7 +84,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Context in which matrix products and convolutions run in `precision` (fp32 or bf16)."""
-    if precision == "fp32":
+    """Context in which matrix products and convolutions run in `precision` (fp32, tf32 or bf16)."""
+    if precision in ("fp32", "tf32"):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -237,8 +237,9 @@ RUN_FLAGS = (
         "precision",
         str,
         "auto",
-        "Arithmetic of training; auto is bf16 where the hardware has it, else fp32.",
-        choices=("auto", "fp32", "bf16"),
+        "Arithmetic of training; auto is bf16 where the hardware has it, else fp32. tf32 is fp32 "
+        "whose products a card rounds to 10 bits (not measured on a card yet).",
+        choices=("auto", "fp32", "tf32", "bf16"),
     ),
     *TRACKING_FLAGS,
 )

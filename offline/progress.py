@@ -54,7 +54,12 @@ class FiniteCheck:
             raise not_finite("the loss is not finite at", step, epoch, kept)
 
 
-def not_finite(what: str, step: int, epoch: int, kept: Path) -> ToolkitError:
-    """The error for a loss or weights; `kept` is where the last state was saved, if it was."""
-    last = f"{kept} keeps the last good state" if kept.exists() else "nothing was saved yet"
-    return ToolkitError(f"{what} step {step} of epoch {epoch}: try a smaller --lr; {last}")
+def not_finite(what: str, step: int, epoch: int, path: Path) -> ToolkitError:
+    """The error for a loss or weights; `path` is where the last state was saved, if it was."""
+    told = f"{what} step {step} of epoch {epoch}: try a smaller --lr; {what_is_kept(path)}"
+    return ToolkitError(told)
+
+
+def what_is_kept(path: Path) -> str:
+    """Of a run that fails, where its last state was saved, if it was."""
+    return f"{path} keeps the last good state" if path.exists() else "nothing was saved yet"

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from common import checkpoints
@@ -25,8 +24,9 @@ from common.tracking import Tracking
 from offline.agents import KIND
 from offline.agents.base import OfflineAgent
 from offline.data.ahead import read_ahead
+from offline.data.copies import CopiesAhead
 from offline.data.views import View, epoch_batches
-from offline.progress import FiniteCheck, Progress, not_finite
+from offline.progress import FiniteCheck, Progress, not_finite, what_is_kept
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class Run:
         self._prefix = f"{title}: " if title else ""
         self._random = torch_random_state()
         self._stream: torch.cuda.Stream | None = None
+        self._copies = CopiesAhead(agent.device) if agent.device.type == "cuda" else None
         self._batches: Generator[Any, None, None] = read_ahead((), 0)
         self._kept = True  # whether model.pt holds all that was learned
 
@@ -138,6 +139,8 @@ class Run:
     def begin(self) -> None:
         """Bring logs.csv to what model.pt knows of it, and the trackers to logs.csv."""
         self.log.keep_rows(self.progress.rows)
+        if self.view.leave_gpu and not self.rolling.exists():
+            self.save()  # what a run that meets a full GPU goes back to
         self.ending.enter_context(self.tracking)
         self.ending.callback(lambda: self._batches.close())
 
@@ -149,7 +152,35 @@ class Run:
         self._batches = self._remaining_batches()
 
     def train_batch(self) -> int:
-        """One gradient step; the number of samples in it, 0 if the epoch has no more batches."""
+        """One gradient step; the number of samples in it, 0 if the epoch has no more batches.
+
+        Where the GPU runs out of memory, the frames leave it and the run goes back to model.pt.
+        """
+        try:
+            return self._train_batch()
+        except torch.cuda.OutOfMemoryError as error:
+            if self.view.leave_gpu is None:
+                raise ToolkitError(
+                    f"the GPU is out of memory in epoch {self.progress.epoch}: give it to this run "
+                    f"alone or try a smaller --batch_size; {what_is_kept(self.rolling)}"
+                ) from error
+        self._leave_gpu(self.view.leave_gpu)
+        return self.train_batch()
+
+    def _leave_gpu(self, leave_gpu: Callable[[], str]) -> None:
+        """Free the GPU of the frames and continue from model.pt.
+
+        Not with the batch at hand: an update that was broken off may have moved some networks.
+        """
+        self._batches.close()
+        placement = leave_gpu()
+        self.view.leave_gpu = None
+        torch.cuda.empty_cache()
+        logger.warning("%sthe GPU is out of memory: going on with %s", self._prefix, placement)
+        self.restore()
+        self.begin_epoch()
+
+    def _train_batch(self) -> int:
         progress = self.progress
         start = time.monotonic()
         batch = next(self._batches, None)
@@ -194,11 +225,9 @@ class Run:
             self.progress.epoch,
             self.progress.batch,
         )
-        return read_ahead(map(self._batch, orders), self.view.batches_ahead)
-
-    def _batch(self, indices: np.ndarray) -> Any:
-        with self._on_stream():  # a thread that reads ahead would be on another one
-            return self.view.batch(indices)
+        if self._copies is None:
+            return read_ahead(map(self.view.batch, orders), self.view.batches_ahead)
+        return self._copies.of(read_ahead(map(self.view.gather, orders), self.view.batches_ahead))
 
     @property
     def _evaluates(self) -> bool:

@@ -160,7 +160,7 @@ class PPO:
     ) -> None:
         self.network = network
         self.device = next(network.parameters()).device
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=lr, eps=eps)
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=lr, eps=eps, fused=True)
         self.clip_param = clip_param
         self.ppo_epoch = ppo_epoch
         self.num_mini_batch = num_mini_batch

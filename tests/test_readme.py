@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-READMES = ("README.md", "online/README.md", "docs/data.md", "docs/seeds.md", "docs/sweeps.md")
+READMES = (
+    "README.md",
+    "online/README.md",
+    *(f"docs/{name}.md" for name in ("data", "seeds", "speed", "sweeps")),
+)
 _COMMAND = re.compile(r"python -m (?P<module>[\w.]+)(?P<rest>[^`\n\\]*(?:\\\n[^`\n\\]*)*)")
 
 

@@ -33,7 +33,7 @@ class Agent(OfflineAgent[TransitionBatch]):
         self.encoder = self.new_encoder()
         self.head = nn.Linear(self.encoder.feature_size, facts.num_actions)
         self.to(device)
-        self.optimisers["policy"] = torch.optim.Adam(self.parameters(), lr=settings["lr"])
+        self.optimisers["policy"] = self.adam(self.parameters())
         self.sampler = ActionSampler(settings["deterministic"] or settings["eval_eps"] == 0)
 
     def logits(self, observations: Tensor) -> Tensor:

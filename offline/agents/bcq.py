@@ -67,7 +67,7 @@ class Agent(OfflineAgent[TransitionBatch]):
         # No imitation head: the constraint is the online network's.
         self.target = TargetNetwork(self._q_network(), settings)
         self.to(device)
-        self.optimisers["q"] = torch.optim.Adam(learning, lr=settings["lr"])
+        self.optimisers["q"] = self.adam(learning)
         threshold = settings["bcq_threshold"]
         self.log_threshold = math.log(threshold) if threshold > 0 else -math.inf
 

@@ -48,7 +48,7 @@ class Agent(OfflineAgent[TransitionBatch]):
         self.q_network = nn.Sequential(encoder, head)
         self.target = TargetNetwork(self.q_network, settings)
         self.to(device)
-        self.optimisers["q"] = torch.optim.Adam(self.q_network.parameters(), lr=settings["lr"])
+        self.optimisers["q"] = self.adam(self.q_network.parameters())
 
     def q_values(self, observations: Tensor) -> Tensor:
         """Q-values (B, num_actions) float32 for frames (B, 64, 64, 3) uint8."""

@@ -60,7 +60,7 @@ class Agent(OfflineAgent[TransitionBatch]):
         self.to(device)
         for name in ("actor", "value", "q1", "q2"):
             weights = self.get_submodule(name).parameters()
-            self.optimisers[name] = torch.optim.Adam(weights, lr=settings["lr"])
+            self.optimisers[name] = self.adam(weights)
         self.sampler = ActionSampler(settings["deterministic"] or settings["eval_eps"] == 0)
 
     def _network(self, outputs: int) -> nn.Module:

@@ -86,6 +86,20 @@ def load_data(settings: argparse.Namespace, kind: ViewKind, device: torch.device
         frames.description,
     )
     view = make_view(kind, selection, frames, settings.dt_context_length, device)
+    if frames.device.type == "cuda":
+
+        def leave_gpu() -> str:
+            elsewhere = place_frames(
+                selection,
+                device,
+                settings.data_device,
+                settings.memory_budget_gb or None,
+                gpu_is_full=True,
+            )
+            view.place(elsewhere)
+            return elsewhere.description
+
+        view.leave_gpu = leave_gpu
     return LoadedData(
         view, summary, [str(store.path) for store in selection.stores], frames.description
     )

@@ -6,6 +6,7 @@ of 12,288 bytes, and it is the same batch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ GPU_MARGIN_BYTES = 4e9
 GPU_MARGIN_SHARE = 0.1
 RAM_SHARE = 0.6
 _CHUNK_ROWS = 4096
+_GPU_IS_FULL = "the GPU ran out of memory with them"
 
 
 def place_frames(
@@ -31,13 +33,16 @@ def place_frames(
     device: torch.device,
     data_device: DataDevice = "auto",
     memory_budget_gb: float | None = None,
+    gpu_is_full: bool = False,
 ) -> Frames:
     """Put the selected frames where `device` gets at them fastest.
 
     `auto` takes the GPU if `device` is one and the frames leave a tenth of its memory, at least
     4 GB, free; else RAM if they fit into `memory_budget_gb` (default: 60% of the memory available
     to this process): copied and pinned for a GPU, the files' own pages for a CPU; else the files
-    are read as needed. Frames of episodes not selected are not loaded.
+    are read as needed. Frames of episodes not selected are not loaded. Where the GPU runs out of
+    memory while they are copied to it, or has done so before (`gpu_is_full`), they go to the next
+    place, though `cuda` was asked for.
 
     Raises UsageError if the place asked for does not exist or is too small.
     """
@@ -50,11 +55,18 @@ def place_frames(
     on_gpu = device.type == "cuda"
     what = f"{size / 1e9:.1f} GB of frames"
     reasons = []
-    if data_device in ("auto", "cuda") and on_gpu:
+    if on_gpu and gpu_is_full and data_device in ("auto", "cuda"):
+        data_device = "auto"
+        reasons.append(_GPU_IS_FULL)
+    elif data_device in ("auto", "cuda") and on_gpu:
         free, total = torch.cuda.mem_get_info(device)
         room = free - max(GPU_MARGIN_BYTES, GPU_MARGIN_SHARE * total)
         if size <= room:
-            return _load(selection, device, f"{what} on the GPU ({free / 1e9:.1f} GB free)")
+            description = f"{what} on the GPU ({free / 1e9:.1f} GB free)"
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):
+                return _load(selection, device, description)
+            torch.cuda.empty_cache()  # gives back the part that had found room
+            return place_frames(selection, device, data_device, memory_budget_gb, True)
         reasons.append(f"the GPU has room for {max(room, 0) / 1e9:.1f} GB")
     if data_device == "cuda":
         reason = reasons[0] if reasons else f"training runs on the {device.type}"

@@ -6,8 +6,8 @@ last K steps up to it, for sequence models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -38,12 +38,22 @@ class WindowBatch(NamedTuple):
     mask: torch.Tensor  # (B, K) bool, True at real steps
 
 
+Batch = TypeVar("Batch", TransitionBatch, WindowBatch)
+
+
 class View(Protocol):
-    """What the training loop knows of a view; `batches_ahead` as its frames have it."""
+    """What the training loop knows of a view; `batches_ahead` as its frames have it.
+
+    `gather` gives a batch where the frames are, `batch` the same one on the view's device. Where
+    the frames are on a GPU, `leave_gpu` puts them elsewhere and says in one line where.
+    """
 
     batches_ahead: int
+    leave_gpu: Callable[[], str] | None
 
     def __len__(self) -> int: ...
+
+    def gather(self, indices: np.ndarray) -> TransitionBatch | WindowBatch: ...
 
     def batch(self, indices: np.ndarray) -> TransitionBatch | WindowBatch: ...
 
@@ -54,6 +64,8 @@ class TransitionView:
     Without `next_observations` half the frames are gathered and the field is None.
     """
 
+    leave_gpu: Callable[[], str] | None = None
+
     def __init__(
         self,
         selection: Selection,
@@ -61,10 +73,16 @@ class TransitionView:
         device: torch.device,
         next_observations: bool = True,
     ) -> None:
-        self.batches_ahead = frames.batches_ahead
-        self._frames = frames
+        self._selection = selection
         self._device = device
         self._next_observations = next_observations
+        self.place(frames)
+
+    def place(self, frames: Frames) -> None:
+        """Take the frames from there from now on."""
+        self.batches_ahead = frames.batches_ahead
+        self._frames = frames
+        selection = self._selection
         rows = _transition_rows(selection)
         self._rows = _tensor(rows, frames)
         self._actions = _tensor(selection.column("actions")[rows], frames)
@@ -77,6 +95,10 @@ class TransitionView:
 
     def batch(self, indices: np.ndarray) -> TransitionBatch:
         """The transitions of these numbers (B,), in 0 .. len - 1."""
+        return move_batch(self.gather(indices), self._device)
+
+    def gather(self, indices: np.ndarray) -> TransitionBatch:
+        """The same, on the device of the frames."""
         samples = _tensor(indices, self._frames)
         rows = self._rows[samples]
         dones = self._dones[samples]
@@ -84,15 +106,15 @@ class TransitionView:
         if self._next_observations:
             # The row after a terminal one belongs to another episode: a terminal row stays put.
             both = self._frames.gather(torch.cat([rows, rows + ~dones]))
-            observations, following = _move(both, self._device).split(len(rows))
+            observations, following = both.split(len(rows))
         else:
-            observations = _move(self._frames.gather(rows), self._device)
+            observations = self._frames.gather(rows)
         return TransitionBatch(
             observations=observations,
-            actions=_move(self._actions[samples].long(), self._device),
-            rewards=_move(self._rewards[samples], self._device),
+            actions=self._actions[samples].long(),
+            rewards=self._rewards[samples],
             next_observations=following,
-            dones=_move(dones.float(), self._device),
+            dones=dones.float(),
         )
 
 
@@ -104,15 +126,23 @@ class WindowView:
     acting agent does. A window never reaches into another episode.
     """
 
+    leave_gpu: Callable[[], str] | None = None
+
     def __init__(
         self, selection: Selection, frames: Frames, device: torch.device, context_length: int
     ) -> None:
         if context_length < 1:
             raise ValueError(f"context_length {context_length}: expected at least 1")
-        self.batches_ahead = frames.batches_ahead
-        self._frames = frames
+        self._selection = selection
         self._device = device
         self._context_length = context_length
+        self.place(frames)
+
+    def place(self, frames: Frames) -> None:
+        """Take the frames from there from now on."""
+        self.batches_ahead = frames.batches_ahead
+        self._frames = frames
+        selection = self._selection
         lengths, starts = selection.lengths, selection.starts
         time_steps = np.arange(selection.num_rows) - np.repeat(starts, lengths)
         self._last_rows = _tensor(_transition_rows(selection), frames)
@@ -126,6 +156,10 @@ class WindowView:
 
     def batch(self, indices: np.ndarray) -> WindowBatch:
         """The windows that end with the transitions of these numbers (B,), in 0 .. len - 1."""
+        return move_batch(self.gather(indices), self._device)
+
+    def gather(self, indices: np.ndarray) -> WindowBatch:
+        """The same, on the device of the frames."""
         last = self._last_rows[_tensor(indices, self._frames)][:, None]  # (B, 1)
         before = self._time_steps[last].clamp(max=self._context_length - 1)  # (B, 1)
         offsets = torch.arange(self._context_length, device=last.device)  # (K,)
@@ -133,11 +167,11 @@ class WindowView:
         rows = torch.minimum(last - before + offsets, last)  # (B, K)
         frames = self._frames.gather(rows.flatten())
         return WindowBatch(
-            returns_to_go=_move(self._returns_to_go[rows] * mask, self._device),
-            observations=_move(frames, self._device).view(*rows.shape, *frames.shape[1:]),
-            actions=_move(self._actions[rows].long() * mask, self._device),
-            time_steps=_move(self._time_steps[rows].long() * mask, self._device),
-            mask=_move(mask, self._device),
+            returns_to_go=self._returns_to_go[rows] * mask,
+            observations=frames.view(*rows.shape, *frames.shape[1:]),
+            actions=self._actions[rows].long() * mask,
+            time_steps=self._time_steps[rows].long() * mask,
+            mask=mask,
         )
 
 
@@ -195,5 +229,7 @@ def _tensor(array: np.ndarray, frames: Frames) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(frames.device, non_blocking=True)
 
 
-def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor.to(device, non_blocking=True)
+def move_batch(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`; the host does not wait for copies of what is pinned."""
+    fields: list[Any] = [f if f is None else f.to(device, non_blocking=True) for f in batch]
+    return type(batch)(*fields)

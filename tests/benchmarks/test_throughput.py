@@ -138,4 +138,4 @@ def test_every_row_can_be_described() -> None:
     settings = vars(parse_flags(COMMAND_FLAGS, [], ""))
     for row in ROWS.values():
         for text in (row.what, row.ours, row.plain):
-            assert text.format(**settings, precision="fp32")
+            assert text.format(**settings)

@@ -6,12 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.device import autocast, choose_device, has_bf16, resolve_precision
+from common.device import autocast, choose_device, has_bf16, has_tf32, resolve_precision
 from common.errors import UsageError
 from tests.command_runs import ROOT
 
@@ -50,8 +51,65 @@ def test_bf16_is_refused_where_it_would_be_slow() -> None:
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"--precision fp16: .*auto, fp32, bf16"):
+    with pytest.raises(UsageError, match=r"--precision fp16: .*auto, fp32, tf32, bf16"):
         resolve_precision("fp16", CPU)
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    with pytest.raises(UsageError, match="--precision tf32: this cpu device has none"):
+        resolve_precision("tf32", CPU)
+
+
+# What a card answers is imitated here: these show what is made of the answers, no more.
+CARD = torch.device("cuda")
+
+
+@pytest.fixture
+def old_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A card from before Ampere; PyTorch's switches stay as they were."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    yield
+    convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("old_card")
+def test_a_card_without_bf16_gets_fp32_and_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    assert resolve_precision("auto", CARD) == "fp32"
+    assert caplog.messages == ["this card has no bfloat16: --precision auto is fp32"]
+
+
+@pytest.mark.usefixtures("old_card")
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_what_a_card_has_not_is_refused(precision: str) -> None:
+    with pytest.raises(UsageError, match=f"--precision {precision}: this cuda device"):
+        resolve_precision(precision, CARD)
+
+
+@pytest.mark.usefixtures("old_card")
+def test_fp32_on_a_card_is_fp32_in_convolutions_too() -> None:
+    assert resolve_precision("fp32", CARD) == "fp32"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_cpu_without_bf16_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    resolve_precision("auto", CPU)
+    assert caplog.messages == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tf32_rounds_products_and_fp32_does_not() -> None:
+    if not has_tf32(CARD):
+        pytest.skip("this card has no TF32")
+    numbers = torch.full((256, 256), 1.0 + 2.0**-13, device=CARD)  # TF32 keeps 10 bits
+    for precision, exact in (("fp32", True), ("tf32", False)):
+        resolve_precision(precision, CARD)
+        product = numbers @ torch.eye(256, device=CARD)
+        assert torch.equal(product, numbers) == exact
 
 
 @pytest.mark.parametrize(

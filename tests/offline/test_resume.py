@@ -57,6 +57,10 @@ class EventfulView:
         self.made = 0
 
     batches_ahead = 0
+    leave_gpu = None
+
+    def gather(self, indices: np.ndarray) -> TransitionBatch:
+        raise AssertionError("batches are wanted on a CPU")
 
     def __len__(self) -> int:
         return len(self.view)

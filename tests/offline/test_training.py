@@ -48,6 +48,10 @@ class RecordingView:
         self.batches: list[list[int]] = []
 
     batches_ahead = 0
+    leave_gpu = None
+
+    def gather(self, indices: np.ndarray) -> TransitionBatch:
+        raise AssertionError("batches are wanted on a CPU")
 
     def __len__(self) -> int:
         return len(self.view)
