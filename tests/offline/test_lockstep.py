@@ -116,7 +116,7 @@ class Eventful:
     """A view that passes batches on; while it makes number `when` (from 1), something happens."""
 
     batches_ahead = 0
-    leave_gpu = None
+    leave_gpu: Callable[[], str] | None = None
 
     def __init__(self, view: View, when: int, event: Callable[[], object]) -> None:
         self.view = view
