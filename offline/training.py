@@ -65,7 +65,8 @@ class Run:
         self.ending = ExitStack()
         self.folder = folder
         self._prefix = f"{title}: " if title else ""
-        self._random = torch_random_state()
+        # What torch's generators are set to at the next turn.
+        self._random: dict[str, Any] | None = torch_random_state()
         self._stream: torch.cuda.Stream | None = None
         self._copies = CopiesAhead(agent.device) if agent.device.type == "cuda" else None
         self._batches: Generator[Any, None, None] = read_ahead((), 0)
@@ -74,12 +75,14 @@ class Run:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """The time in which this run is at work: torch's generators and the log are its own."""
-        restore_torch_random_state(self._random)
+        if self._random is not None:
+            restore_torch_random_state(self._random)
         with self.folder.speaking(), self._on_stream():
             try:
                 yield
             finally:
-                self._random = torch_random_state()
+                # Of a run alone nobody else draws from them meanwhile.
+                self._random = torch_random_state() if self.title else None
 
     def use_own_stream(self) -> None:
         """On a CUDA card, let what this run computes overlap with what others do."""

@@ -158,6 +158,20 @@ def test_seeds_have_weights_of_their_own(alone: Path) -> None:
     assert not any(torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
+@pytest.mark.parametrize(("title", "is_swapped"), [("", False), ("seed 88", True)])
+def test_torchs_generators_are_swapped_only_where_there_are_other_runs(
+    view: View, tmp_path: Path, title: str, is_swapped: bool
+) -> None:
+    run = begin(view, tmp_path, 88)
+    run.title = title
+    with run.turn():
+        mine = torch.get_rng_state()
+    torch.manual_seed(1)
+    others = torch.get_rng_state()
+    with run.turn():
+        assert torch.equal(torch.get_rng_state(), mine if is_swapped else others)
+
+
 def test_seeds_that_read_ahead_from_files_end_as_those_whose_frames_are_in_memory(
     dataset: Path, alone: Path, tmp_path: Path
 ) -> None:
