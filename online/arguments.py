@@ -87,7 +87,7 @@ COLLECTOR_FLAGS = (
         maximum=1,
     ),
     Flag("ratio_checkpoint_dir", str, "", "Folder searched for runs of online.trainer."),
-    Flag("ratio_dataset_dir", str, "", "Folder for episodes of --ratio; <dir>/<env_name>/<xpid>/."),
+    Flag("ratio_dataset_dir", str, "", "Folder for episodes of --ratio; <dir>/<xpid>/<env_name>/."),
     Flag("save_dataset", bool, True, _SAVE_DATASET + " False only plays and reports returns."),
     Flag(_DATA_DIR.name, str, "data/collected", _DATA_DIR.help),
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,12 @@ import pytest
 
 from offline.data.built_in import built_in_dataset
 from tests.archive_server import ArchiveServer
+
+
+def pytest_configure() -> None:
+    """Behind a shell's & SIGINT is ignored, also by commands that tests start and stop by it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -55,7 +55,9 @@ def jobs_of_runs(log_dir: Path) -> dict[RunIdentity, Job]:
     Without Slurm on this machine, as in a dry run, none are known. Raises ToolkitError if it does
     not answer.
     """
-    records = list(log_dir.glob(f"*/{RECORD}"))
+    # `latest` is one of the others. The one written last comes last.
+    records = [path for path in log_dir.glob(f"*/{RECORD}") if not path.parent.is_symlink()]
+    records.sort(key=lambda path: path.stat().st_mtime)
     if not records or shutil.which("squeue") is None:
         return {}
     queued = queued_jobs()
@@ -63,7 +65,9 @@ def jobs_of_runs(log_dir: Path) -> dict[RunIdentity, Job]:
     for record in records:
         with open(record, encoding="utf-8", newline="") as file:
             for job, *run in csv.reader(file):
-                if job in queued or tuple(run) not in jobs:
+                known = jobs.get(tuple(run))
+                # Of jobs that are gone the one submitted last, whose logs tell the latest.
+                if job in queued or not (known and known.state):
                     jobs[tuple(run)] = Job(job, queued.get(job, ""))
     return jobs
 

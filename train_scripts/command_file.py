@@ -154,13 +154,24 @@ def _trained(command: Command) -> bool:
 def _evaluated(command: Command) -> bool:
     """Whether the evaluation has left its files for every mode that it is told to act in.
 
-    They do not tell their checkpoint, so a sweep evaluates the final one alone, nor the number of
-    episodes, so other numbers are no other evaluation.
+    The file of another checkpoint does not count. Another number of episodes is no other
+    evaluation.
     """
     modes = getattr(command.settings, "acting_modes", (command.settings.deterministic,))
     names = {True: "evaluate_deterministic.csv", False: "evaluate_sampled.csv"}
     names[_trained_mode(command.folder, modes[0])] = "evaluate.csv"
-    return all((command.folder / names[mode]).exists() for mode in modes)
+    return all(_is_of_final(command.folder / names[mode]) for mode in modes)
+
+
+def _is_of_final(evaluation: Path) -> bool:
+    """Whether the file is there, and not of another checkpoint; older versions did not tell."""
+    if not evaluation.exists():
+        return False
+    try:
+        document = json.loads(evaluation.with_suffix(".json").read_text(encoding="utf-8"))
+        return bool(document["checkpoint"] == "final")
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def _trained_mode(folder: Path, otherwise: bool) -> bool:
@@ -265,8 +276,12 @@ def _parse(words: Sequence[str], module_name: str) -> Command:
     settings = _MODULES[module].parse(words[3:])
     folder_of = _MODULES[module].folder
     whole = Command((*words[:2], module, *words[3:]), module, settings, folder_of(settings))
-    if getattr(settings, "num_seeds", 1) == 1:
+    count = getattr(settings, "num_seeds", 1)
+    if count == 1:
         return whole
+    # Other seeds of the same setting are another command, with a log of its own.
+    name = f"{whole.folder.name}_{settings.seed}-{settings.seed + count - 1}"
+    whole = replace(whole, folder=whole.folder.with_name(name))
     seeds = (
         replace(whole, settings=seed, folder=folder_of(seed), part_of=whole.run_id)
         for seed in of_each_seed(settings)

@@ -146,7 +146,7 @@ def _submit(commands: Sequence[Command], settings: argparse.Namespace) -> int:
     folder = Path(settings.log_dir) / settings.name
     unfinished = [command for command in commands if not command.finished]
     queued = {run for run, job in jobs_of_runs(Path(settings.log_dir)).items() if job.state}
-    left = [command for command in unfinished if identity(command) not in queued]
+    left = [c for c in unfinished if queued.isdisjoint(map(identity, (c, *c.seeds)))]
     told = (
         f"{len(commands)} runs: {len(commands) - len(unfinished)} finished, "
         f"{len(unfinished) - len(left)} in the queue"

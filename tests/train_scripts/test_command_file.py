@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -199,6 +200,17 @@ def test_a_run_is_finished_when_the_last_file_it_writes_is_there(
     assert command.finished
 
 
+@pytest.mark.parametrize(("checkpoint", "finished"), [("final", True), ("best", False)])
+def test_an_evaluation_of_another_checkpoint_is_not_that_of_a_sweep(
+    tmp_path: Path, checkpoint: str, finished: bool
+) -> None:
+    command = read_one(tmp_path, EVALUATE, f"--save_path={tmp_path}", "--xpid=run")
+    command.folder.mkdir(parents=True)
+    (command.folder / "evaluate.csv").touch()
+    (command.folder / "evaluate.json").write_text(json.dumps({"checkpoint": checkpoint}))
+    assert command.finished == finished
+
+
 def test_a_single_level_run_that_plays_no_last_episodes_is_finished_when_it_is_trained(
     tmp_path: Path,
 ) -> None:
@@ -227,9 +239,9 @@ def test_a_command_of_several_seeds_has_a_run_for_each_and_one_log(tmp_path: Pat
     assert [run.folder for run in command.runs] == [
         tmp_path / "coinrun" / f"{name}_{seed}" for seed in (88, 89, 90)
     ]
-    assert command.run_id == f"coinrun/{name}"
+    assert command.run_id == f"coinrun/{name}_88-90"
     for run in command.runs:
-        assert log_file("logs", "bc", run) == Path(f"logs/bc/coinrun/{name}.log")
+        assert log_file("logs", "bc", run) == Path(f"logs/bc/coinrun/{name}_88-90.log")
 
 
 @pytest.mark.parametrize(
@@ -255,9 +267,12 @@ def test_a_seed_that_two_commands_train_is_refused(tmp_path: Path) -> None:
 
 
 def test_seeds_that_follow_each_other_in_two_commands_are_no_mistake(tmp_path: Path) -> None:
-    text = "".join(f"python -m {TRAIN} --xpid=r{s} --num_seeds=2 --seed={s}\n" for s in (88, 90))
-    runs = [run.run_id for command in read(tmp_path, text) for run in command.runs]
-    assert runs == ["coinrun/r88_88", "coinrun/r88_89", "coinrun/r90_90", "coinrun/r90_91"]
+    text = "".join(f"python -m {TRAIN} --xpid=r --num_seeds=2 --seed={s}\n" for s in (88, 90))
+    commands = read(tmp_path, text)
+    assert [run.run_id for command in commands for run in command.runs] == [
+        f"coinrun/r_{seed}" for seed in (88, 89, 90, 91)
+    ]
+    assert len({log_file("logs", "bc", command) for command in commands}) == 2
 
 
 def test_a_command_is_made_to_continue_only_if_it_would_not(tmp_path: Path) -> None:

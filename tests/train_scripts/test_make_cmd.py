@@ -16,6 +16,7 @@ from offline.run_names import of_each_seed
 from online.arguments import TRAINER_FLAGS
 from tests.command_runs import ROOT, run_python, the_error
 from train_scripts import make_cmd
+from train_scripts.command_file import read_commands
 
 SIZES = {
     "grids": {"bc": 96, "bcq": 256, "bct": 288, "cql": 2592, "dt": 192, "iql": 864},
@@ -107,7 +108,9 @@ def test_trials_may_start_later(capsys: pytest.CaptureFixture[str]) -> None:
     assert {arguments(command)["env_name"] for command in commands[:2]} == {"bigfish"}
 
 
-def test_commands_may_have_several_trials_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_may_have_several_trials_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ("--dir=final", "--grid_config=bc", "--num_trials=5", "--start_index=1")
     alone = printed(capsys, *flags).strip().split("\n\n")
     shared = printed(capsys, *flags, "--seeds_per_run=2").strip().split("\n\n")
@@ -119,6 +122,8 @@ def test_commands_may_have_several_trials_each(capsys: pytest.CaptureFixture[str
     ]
     assert names[0] == names[1]
     assert len(names[0]) == 5 * 16
+    (tmp_path / "commands.txt").write_text("\n".join(shared))
+    assert len(read_commands([tmp_path / "commands.txt"])) == 3 * 16
 
 
 def test_a_grid_over_seed_may_start_later(

@@ -71,6 +71,14 @@ def test_of_two_jobs_of_a_run_the_one_in_the_queue_counts(sweep: Sweep, squeue: 
         assert list(asking.jobs_of_runs(sweep.logs).values()) == [(queued, "PENDING")]
 
 
+def test_of_two_jobs_of_a_run_that_are_gone_the_later_one_is_told(
+    sweep: Sweep, squeue: Path
+) -> None:
+    squeue.write_text("#!/bin/sh\n")
+    record_jobs(sweep.logs / "bc", ["8"], [sweep.commands])
+    assert list(asking.jobs_of_runs(sweep.logs).values()) == [("8", "")]
+
+
 def test_every_seed_of_a_command_is_told_by_its_job(tmp_path: Path, squeue: Path) -> None:
     squeue.write_text("#!/bin/sh\necho 7 PENDING\n")
     sweep = Sweep(tmp_path)
