@@ -35,6 +35,7 @@ from common.seeding import seed_everything
 from offline.agents import agent_class, make_agent
 from offline.agents.base import DatasetFacts, OfflineAgent
 from offline.arguments import parse_training
+from offline.data.copies import batches_in_order, copies_to
 from offline.data.loading import load_data
 from offline.data.views import TransitionView, WindowView
 from online.arguments import TRAINER_FLAGS
@@ -116,11 +117,15 @@ def training(algo: str) -> Build:
         view, agent = learner(settings, algo, settings.precision)
         batch_size = agent.settings["batch_size"]
         steps = gradient_steps(settings, algo)
+        copies = copies_to(agent.device)
 
         def train(batches: int) -> None:
-            for number in range(batches):
-                indices = random_indices(settings.seed, number, len(view), batch_size)
-                agent.update(view.batch(indices))
+            orders = (
+                random_indices(settings.seed, number, len(view), batch_size)
+                for number in range(batches)
+            )
+            for samples in batches_in_order(view, orders, copies):
+                agent.update(samples)
 
         def repeat() -> Sample:
             with Stopwatch() as watch:

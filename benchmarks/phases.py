@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,8 @@ from benchmarks.sizes import METHOD_SETTINGS, gradient_steps, random_indices
 from benchmarks.worker import Build, Repeat, Sample, Stopwatch, serve
 from common.flags import run_command
 from offline.agents.base import BACKWARD, OPTIMISER
-from offline.training import FiniteCheck, Progress
+from offline.data.copies import batches_in_order, copies_to
+from offline.progress import FiniteCheck, Progress
 
 DATA, FORWARD, HOST = "data", "forward", "host"
 # An operator belongs to the first of these whose time it falls into; a step's forward part is
@@ -98,13 +99,20 @@ def training(algo: str) -> Build:
         steps = gradient_steps(settings, algo)
         progress, finite = Progress(), FiniteCheck(agent.device)
 
-        def batch(number: int) -> Any:
-            return view.batch(random_indices(settings.seed, number, len(view), batch_size))
+        copies = copies_to(agent.device)
+
+        def batches(count: int) -> Iterator[Any]:
+            orders = (
+                random_indices(settings.seed, number, len(view), batch_size)
+                for number in range(count)
+            )
+            return batches_in_order(view, orders, copies)
 
         def train(count: int) -> None:
+            made = batches(count)
             for number in range(count):
                 with record_function(DATA):
-                    samples = batch(number)
+                    samples = next(made)
                 with record_function(FORWARD):
                     metrics = agent.update(samples)
                 finite.note(metrics["loss"], number)
@@ -113,7 +121,7 @@ def training(algo: str) -> Build:
         agent.train()
         train(2)
         memory = _peak_memory(agent.device)
-        samples = batch(0)
+        samples = next(batches(1))
         work = count_work(lambda: agent.update(samples))
 
         def repeat() -> Sample:

@@ -61,8 +61,9 @@ def has_tf32(device: torch.device) -> bool:
 def resolve_precision(precision: str, device: torch.device) -> str:
     """`auto` becomes bf16 where the hardware has it, else fp32; what it has not is refused.
 
-    On a card this decides for the whole process whether fp32 is rounded to TF32: with `tf32` only.
-    PyTorch by itself does so in convolutions. fp16, whose range is too small to train in without
+    On a card this decides for the whole process whether what runs in fp32 is rounded to TF32:
+    everything with `tf32`, nothing with `fp32`; with bf16 convolutions outside of `autocast`, as
+    PyTorch by itself does. fp16, whose range is too small to train in without
     scaling the loss, is never used; a card without bf16 is told of in one line.
     """
     if precision not in PRECISIONS:
@@ -73,7 +74,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
             logger.warning("this card has no bfloat16: --precision auto is fp32")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
     if precision == "tf32" and not has_tf32(device):
         raise UsageError(f"--precision tf32: this {device.type} device has none; choose fp32")
     if precision == "bf16" and not has_bf16(device):

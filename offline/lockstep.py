@@ -95,6 +95,8 @@ class _Crew:
     """The runs that are at work. On exit those that still are end with the error, if any."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
+        if len(runs) > 1 and not all(run.title for run in runs):
+            raise ValueError("several runs need titles: by them each keeps its random state")
         self._count = len(runs)
         self._at_work = list(runs)
         self._failed: list[tuple[Run, Exception]] = []

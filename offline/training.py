@@ -9,11 +9,12 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from common import checkpoints
 from common.errors import ToolkitError
@@ -24,7 +25,7 @@ from common.tracking import Tracking
 from offline.agents import KIND
 from offline.agents.base import OfflineAgent
 from offline.data.ahead import read_ahead
-from offline.data.copies import CopiesAhead
+from offline.data.copies import batches_in_order, copies_to
 from offline.data.views import View, epoch_batches
 from offline.progress import FiniteCheck, Progress, not_finite, what_is_kept
 
@@ -68,7 +69,7 @@ class Run:
         # What torch's generators are set to at the next turn.
         self._random: dict[str, Any] | None = torch_random_state()
         self._stream: torch.cuda.Stream | None = None
-        self._copies = CopiesAhead(agent.device) if agent.device.type == "cuda" else None
+        self._copies = copies_to(agent.device)
         self._batches: Generator[Any, None, None] = read_ahead((), 0)
         self._kept = True  # whether model.pt holds all that was learned
 
@@ -161,27 +162,29 @@ class Run:
         """
         try:
             return self._train_batch()
-        except torch.cuda.OutOfMemoryError as error:
-            if self.view.leave_gpu is None:
-                raise ToolkitError(
-                    f"the GPU is out of memory in epoch {self.progress.epoch}: give it to this run "
-                    f"alone or try a smaller --batch_size; {what_is_kept(self.rolling)}"
-                ) from error
-        self._leave_gpu(self.view.leave_gpu)
-        return self.train_batch()
-
-    def _leave_gpu(self, leave_gpu: Callable[[], str]) -> None:
-        """Free the GPU of the frames and continue from model.pt.
-
-        Not with the batch at hand: an update that was broken off may have moved some networks.
-        """
-        self._batches.close()
-        placement = leave_gpu()
-        self.view.leave_gpu = None
-        torch.cuda.empty_cache()
-        logger.warning("%sthe GPU is out of memory: going on with %s", self._prefix, placement)
+        except torch.cuda.OutOfMemoryError:
+            pass  # left first: the error holds the tensors of the broken step
+        self._leave_gpu()
+        # Not with the batch at hand: an update that was broken off may have moved some networks.
         self.restore()
         self.begin_epoch()
+        return self.train_batch()
+
+    def _leave_gpu(self) -> None:
+        """Free the GPU of the frames; ToolkitError if none are there."""
+        self._batches.close()
+        if self.view.leave_gpu is None:
+            raise ToolkitError(
+                f"the GPU is out of memory in epoch {self.progress.epoch}: give it to this run "
+                f"alone or try a smaller --batch_size; {what_is_kept(self.rolling)}"
+            )
+        if self.agent.device.type == "cuda":
+            torch.cuda.synchronize(self.agent.device)  # other runs may still read them
+        placement = self.view.leave_gpu()
+        self.view.leave_gpu = None
+        torch.cuda.empty_cache()
+        with tqdm.external_write_mode():
+            logger.warning("%sthe GPU is out of memory: going on with %s", self._prefix, placement)
 
     def _train_batch(self) -> int:
         progress = self.progress
@@ -228,9 +231,7 @@ class Run:
             self.progress.epoch,
             self.progress.batch,
         )
-        if self._copies is None:
-            return read_ahead(map(self.view.batch, orders), self.view.batches_ahead)
-        return self._copies.of(read_ahead(map(self.view.gather, orders), self.view.batches_ahead))
+        return batches_in_order(self.view, orders, self._copies)
 
     @property
     def _evaluates(self) -> bool:
@@ -323,6 +324,12 @@ class Run:
 
     def _evaluate(self, num_episodes: int, heed: Callable[[], None], purpose: str) -> Results:
         self.agent.eval()
+        with suppress(torch.cuda.OutOfMemoryError):
+            return self._play(num_episodes, heed, purpose)
+        self._leave_gpu()
+        return self._evaluate(num_episodes, heed, purpose)
+
+    def _play(self, num_episodes: int, heed: Callable[[], None], purpose: str) -> Results:
         return evaluate(
             self.agent,
             env_name=self.settings.env_name,

@@ -87,11 +87,12 @@ def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> Non
 
     def stop_if_told() -> None:
         if stop.signal_number is not None:
-            raise Stopped(
-                f"stopped after {transitions} of {settings.capacity} transitions, and a collection "
-                f"cannot be continued: remove {archive.folder} to begin anew",
-                stop.signal_number,
-            )
+            told = f"stopped after {transitions} of {settings.capacity} transitions"
+            if settings.save_dataset:
+                told += (
+                    f", and a collection cannot be continued: remove {archive.folder} to begin anew"
+                )
+            raise Stopped(told, stop.signal_number)
 
     if settings.save_dataset:
         archive.note_build(settings.env_name, settings.distribution_mode)

@@ -257,7 +257,7 @@ class Trainer:
             if mine[name] != value:
                 raise UsageError(f"--{name} {mine[name]}: the run in {path} has {name}={value}")
         checkpoints.load_weights(self.ppo.network, contents["network"], path)
-        self.ppo.optimiser.load_state_dict(training["optimiser"])
+        checkpoints.load_optimiser(self.ppo.optimiser, training["optimiser"])
         self.scaler.restore(training["scaler"])
         self.order.bit_generator.state = training["order"]
         self.env.restore_state([bytes(state.cpu().numpy()) for state in training["env"]])

@@ -15,7 +15,19 @@ ROOT = Path(__file__).resolve().parents[1]
 READMES = (
     "README.md",
     "online/README.md",
-    *(f"docs/{name}.md" for name in ("data", "learning", "methods", "profile", "seeds", "speed", "sweeps", "throughput")),
+    *(
+        f"docs/{name}.md"
+        for name in (
+            "data",
+            "learning",
+            "methods",
+            "profile",
+            "seeds",
+            "speed",
+            "sweeps",
+            "throughput",
+        )
+    ),
 )
 _COMMAND = re.compile(r"python -m (?P<module>[\w.]+)(?P<rest>[^`\n\\]*(?:\\\n[^`\n\\]*)*)")
 

@@ -125,6 +125,6 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
         try:
             checkpoints.load_weights(self, state["weights"], path)
             for name, optimiser in self.optimisers.items():
-                optimiser.load_state_dict(state["optimisers"][name])
+                checkpoints.load_optimiser(optimiser, state["optimisers"][name])
         except (KeyError, ValueError) as error:
             raise ToolkitError(f"{path} is of another agent ({error})") from error

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import Any
 
+import numpy as np
 import torch
 
-from offline.data.views import Batch, move_batch
+from offline.data.ahead import read_ahead
+from offline.data.views import Batch, View, move_batch
+
+
+def copies_to(device: torch.device) -> CopiesAhead | None:
+    """What brings batches to a card; nothing does to a CPU."""
+    return CopiesAhead(device) if device.type == "cuda" else None
+
+
+def batches_in_order(
+    view: View, orders: Iterable[np.ndarray], copies: CopiesAhead | None
+) -> Generator[Any, None, None]:
+    """The batches of these samples on the view's device, made ahead of use where that takes time.
+
+    `copies` serve a card that has not got the frames itself.
+    """
+    if copies is None or view.leave_gpu is not None:
+        return read_ahead(map(view.batch, orders), view.batches_ahead)
+    return copies.of(read_ahead(map(view.gather, orders), view.batches_ahead))
 
 
 class CopiesAhead:

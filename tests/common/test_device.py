@@ -89,6 +89,16 @@ def test_what_a_card_has_not_is_refused(precision: str) -> None:
 
 
 @pytest.mark.usefixtures("old_card")
+def test_what_bf16_leaves_in_fp32_is_rounded_as_pytorch_does_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert resolve_precision("auto", CARD) == "bf16"
+    assert torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.usefixtures("old_card")
 def test_fp32_on_a_card_is_fp32_in_convolutions_too() -> None:
     assert resolve_precision("fp32", CARD) == "fp32"
     assert not torch.backends.cudnn.allow_tf32

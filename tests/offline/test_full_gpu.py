@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from common.errors import ToolkitError
+from common.evaluation import Results, evaluate
+from offline import training
 from offline.arguments import parse_training
 from offline.data import placement
 from offline.data.frames import FileFrames, Frames, ResidentFrames
@@ -129,6 +131,34 @@ def test_a_run_whose_gpu_becomes_full_ends_as_one_that_had_room(
     assert [m for m in caplog.messages if "GPU" in m] == [
         "the GPU is out of memory: going on with frames read from disk"
     ]
+    assert view.batches_ahead > 0
+    assert_same_end(run_folder(tmp_path / "full"), run_folder(tmp_path / "calm"))
+
+
+class FailingEvaluation:
+    """`evaluate`, whose `number`-th call (from 1) finds no memory."""
+
+    def __init__(self, number: int) -> None:
+        self._number, self._calls = number, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Results:
+        self._calls += 1
+        if self._calls == self._number:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return evaluate(*arguments, **named)
+
+
+@pytest.mark.parametrize("number", [1, 3])  # at the end of an epoch, and of the training
+def test_a_run_whose_gpu_becomes_full_in_an_evaluation_ends_as_one_that_had_room(
+    selection: Selection, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 2, "eval_freq": 1, "num_final_episodes": 2}
+    calm = make_view("state_actions", selection, place_frames(selection, CPU), 1, CPU)
+    fit([make_run(calm, tmp_path / "calm", **settings)])
+    monkeypatch.setattr(training, "evaluate", FailingEvaluation(number))
+    view = FailingOnce(selection, 0)
+    fit([make_run(view, tmp_path / "full", **settings)])
+    assert view.leave_gpu is None
     assert view.batches_ahead > 0
     assert_same_end(run_folder(tmp_path / "full"), run_folder(tmp_path / "calm"))
 

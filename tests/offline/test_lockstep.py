@@ -172,6 +172,13 @@ def test_torchs_generators_are_swapped_only_where_there_are_other_runs(
         assert torch.equal(torch.get_rng_state(), mine if is_swapped else others)
 
 
+def test_several_runs_without_titles_are_refused(view: View, tmp_path: Path) -> None:
+    runs = [begin(view, tmp_path, seed) for seed in SEEDS]
+    runs[1].title = ""
+    with pytest.raises(ValueError, match="several runs need titles"):
+        fit(runs)
+
+
 def test_seeds_that_read_ahead_from_files_end_as_those_whose_frames_are_in_memory(
     dataset: Path, alone: Path, tmp_path: Path
 ) -> None:

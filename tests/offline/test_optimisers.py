@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,4 +38,16 @@ def test_a_step_is_that_of_adam_written_out(algo: str) -> None:
 @pytest.mark.parametrize("algo", sorted(set(ALGORITHMS) - set(TINY_AGENTS)))
 def test_every_optimiser_is_fused(algo: str) -> None:
     optimisers = make_value_agent(algo).optimisers.values()
-    assert all(optimiser.defaults["fused"] for optimiser in optimisers)
+    assert all(group["fused"] for optimiser in optimisers for group in optimiser.param_groups)
+
+
+def test_a_checkpoint_of_another_kernel_is_continued_with_the_fused_one() -> None:
+    agent = make_value_agent("iql")
+    state = agent.state()
+    for optimiser in state["optimisers"].values():
+        optimiser["param_groups"][0].update(fused=None, lr=0.125)
+    agent.restore(state, Path("old.pt"))
+    for optimiser in agent.optimisers.values():
+        (group,) = optimiser.param_groups
+        assert group["fused"]
+        assert group["lr"] == 0.125
