@@ -19,6 +19,15 @@ def left_out_notes(comparison: Comparison) -> list[str]:
     return notes
 
 
+def seeds_notes(comparison: Comparison) -> list[str]:
+    """That games count alike, where they have different numbers of seeds."""
+    seeds = {len(c.runs[game]) for c in comparison.chosen.values() for game in comparison.games}
+    if len(seeds) < 2:
+        return []
+    told = f"Games have {min(seeds)} to {max(seeds)} seeds"
+    return [f"{told}; every game counts alike in every aggregate."]
+
+
 def chosen_notes(comparison: Comparison) -> list[str]:
     """Which setting stands for a method that has several, and how agents act where that differs."""
     several = [method for method in comparison.methods if len(method.candidates) > 1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from offline.results.aggregates import iqm, mean, median, optimality_gap
 from offline.results.comparison import GAP, Comparison
-from offline.results.notes import chosen_notes, left_out_notes, source_notes
+from offline.results.notes import chosen_notes, left_out_notes, seeds_notes, source_notes
 from offline.results.references import Reference
 from offline.results.statistics import SPLITS, TEST, TRAIN, standard_error
 from offline.results.table_files import Cell, MeanError, Table
@@ -130,7 +130,7 @@ def _certain(returns: Mapping[str, float]) -> list[Cell]:
 
 
 def _games_note(comparison: Comparison) -> list[str]:
-    notes = left_out_notes(comparison)
+    notes = [*left_out_notes(comparison), *seeds_notes(comparison)]
     if any(told.iqm.low is None for told in comparison.aggregates.values()):
         notes.append("[-]: a game with one seed leaves no interval.")
     return notes

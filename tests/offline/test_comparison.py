@@ -138,6 +138,24 @@ def test_aggregates_are_over_the_games_that_all_methods_have(tmp_path: Path) -> 
     assert len(report.tables("per_game")[0].rows) == 3
 
 
+def test_methods_with_seeds_of_different_games_score_alike_and_the_tables_say_so(
+    tmp_path: Path,
+) -> None:
+    # Both score 0.8 on coinrun and 0.2 on maze (5 to 10), with three seeds of one and one of the
+    # other: pooled, their IQMs would be 0.8 and 0.2.
+    for method, seeds in (("bc", (3, 1)), ("cql", (1, 3))):
+        for game, count, mean in zip(("coinrun", "maze"), seeds, (9.0, 6.0), strict=True):
+            for seed in range(count):
+                returns = constant_returns(mean, mean, mean)
+                write_run(tmp_path, returns, algo=method, env_name=game, seed=seed, epochs=1)
+    report = report_on(tmp_path)
+    told = report.comparisons[0].aggregates
+    assert [told[method, "test"].iqm.value for method in ("bc", "cql")] == pytest.approx([0.5, 0.5])
+    for name in ("aggregates", "improvement"):
+        note = "Games have 1 to 3 seeds; every game counts alike in every aggregate."
+        assert note in report.tables(name)[0].notes
+
+
 def test_methods_without_a_common_game_have_no_aggregate(tmp_path: Path) -> None:
     write_run(tmp_path, RETURNS, algo="bc", env_name="coinrun", epochs=1)
     write_run(tmp_path, RETURNS, algo="iql", env_name="maze", epochs=1)
