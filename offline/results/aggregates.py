@@ -164,6 +164,10 @@ def probability_of_improvement(a: Scores, b: Scores, generator: np.random.Genera
 
     Per game this is the Mann-Whitney statistic over all pairs of seeds. Raises ValueError if A and
     B have different numbers of games.
+
+    Where every run of one side wins, redrawing them tells nothing. The open end is then that of
+    Clopper and Pearson 1934 for as many trials as there are disjoint pairs of runs, as many in each
+    game: had a pair been less likely to be won, not all would have been in 97.5 of 100 studies.
     """
     if len(a) != len(b):
         raise ValueError(f"A has {len(a)} games and B {len(b)}: compare on common ones")
@@ -176,10 +180,13 @@ def probability_of_improvement(a: Scores, b: Scores, generator: np.random.Genera
         ]
         return np.asarray(np.mean(by_game, axis=0))
 
-    value, low, high = estimate(beats, [*a, *b], generator)
-    if low is None or high is None:
-        return Estimate(value)
-    return Estimate(value, max(low, 0.0), min(high, 1.0))
+    told = _cut(estimate(beats, [*a, *b], generator), 0.0, 1.0)
+    if told.low is None or told.value not in (0.0, 1.0):
+        return told
+    # As many in each: 1 of one game and 10 of another say little of their mean.
+    pairs = len(a) * min(game.size for game in (*a, *b))
+    least = ((1 - CONFIDENCE) / 2) ** (1 / pairs)
+    return Estimate(1.0, least, 1.0) if told.value == 1.0 else Estimate(0.0, 0.0, 1 - least)
 
 
 def performance_profile(
@@ -200,6 +207,14 @@ def performance_profile(
         return Profile(above(scores))
     low, high = ends
     return Profile(above(scores), np.maximum(low, 0.0), np.minimum(high, 1.0))
+
+
+def _cut(estimate: Estimate, least: float, most: float) -> Estimate:
+    """With an interval that holds only what is possible."""
+    value, low, high = estimate
+    if low is None or high is None:
+        return estimate
+    return Estimate(value, max(low, least), min(high, most))
 
 
 def _require_runs(scores: Scores) -> None:

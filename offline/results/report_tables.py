@@ -74,7 +74,8 @@ def improvement(comparison: Comparison) -> Table:
     ]
     notes = [
         "Probability that a run of the row's method beats one of the column's on test levels, "
-        "averaged over games, with 95% stratified bootstrap interval.",
+        "averaged over games, with 95% stratified bootstrap interval; where all runs of one beat "
+        "all of the other, that of Clopper and Pearson.",
         *_games_note(comparison),
     ]
     return Table(comparison.describe(), ["method", *(b.upper() for b in names)], rows, notes)

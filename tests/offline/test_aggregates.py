@@ -214,6 +214,20 @@ def test_the_interval_of_a_probability_stays_one() -> None:
     assert 0 <= low < high <= 1
 
 
+@pytest.mark.parametrize(
+    ("seeds_of_a", "seeds_of_b", "pairs"),
+    [((3,), (3,), 3), ((3,), (5,), 3), ((3, 3), (3, 3), 6), ((2, 9), (9, 9), 4)],
+)
+def test_wins_of_all_runs_leave_a_probability_open_below(
+    seeds_of_a: tuple[int, ...], seeds_of_b: tuple[int, ...], pairs: int
+) -> None:
+    a = [np.arange(seeds) + 10.0 for seeds in seeds_of_a]
+    b = [np.arange(seeds) + 0.0 for seeds in seeds_of_b]
+    least = stats.binomtest(pairs, pairs).proportion_ci(0.95, "exact").low
+    assert probability_of_improvement(a, b, generator()) == pytest.approx((1.0, least, 1.0))
+    assert probability_of_improvement(b, a, generator()) == pytest.approx((0.0, 0.0, 1 - least))
+
+
 def test_one_seed_leaves_a_probability_without_interval() -> None:
     assert probability_of_improvement(
         [np.array([1.0])], [np.array([0.0, 2.0])], generator()
