@@ -144,7 +144,9 @@ def widening(seeds: Sequence[int]) -> float:
 def aggregates(scores: Scores, generator: np.random.Generator) -> Aggregates:
     """All four of normalised `scores`."""
     statistics = (iqm, median, mean, optimality_gap)
-    return Aggregates(*(estimate(statistic, scores, generator) for statistic in statistics))
+    told = Aggregates(*(estimate(statistic, scores, generator) for statistic in statistics))
+    # Widening can take an end of the interval where no gap can be.
+    return told._replace(optimality_gap=_cut(told.optimality_gap, 0.0, math.inf))
 
 
 def iqm_difference(a: Scores, b: Scores, generator: np.random.Generator) -> Estimate:

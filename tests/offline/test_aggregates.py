@@ -101,6 +101,12 @@ def test_intervals_are_scipys_widened_by_what_few_seeds_hide(
     assert [mine.low, mine.high] == pytest.approx(expected, abs=0.02 * width)
 
 
+def test_no_optimality_gap_is_below_zero() -> None:
+    # Redrawn seeds lack 0, 0.8 or 1.6 of a score of 1; widened 9.17-fold about 0.8.
+    gap = aggregates([np.array([1.2, -0.6])], generator()).optimality_gap
+    assert gap == pytest.approx((0.8, 0.0, 0.8 + 0.8 * widening([2])))
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6, 9, 33, 1001])
 @pytest.mark.parametrize("games", [1, 16])
 def test_the_widening_has_students_t(games: int, seeds: int) -> None:
