@@ -7,7 +7,7 @@ of a method is chosen, within one condition.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -36,6 +36,10 @@ class Condition(NamedTuple):
 
     def describe(self) -> str:
         """Such as `easy, 200 levels, data/1M_E, up to 1,000,000 transitions`."""
+        return ", ".join(self.parts())
+
+    def parts(self) -> list[str]:
+        """What is told of it, a fact each."""
         parts = [
             self.distribution_mode,
             f"{self.num_levels:,} levels",
@@ -48,7 +52,16 @@ class Condition(NamedTuple):
             parts.append(f"level {self.level} alone")
         elif self.levels:
             parts.append(f"data of levels {self.levels}")
-        return ", ".join(parts)
+        return parts
+
+
+def shared_parts(conditions: Sequence[Condition]) -> str:
+    """What is told of all of them; of data in several folders, whether they are suboptimal."""
+    first, *others = conditions
+    parts = [part for part in first.parts() if all(part in other.parts() for other in others)]
+    if is_suboptimal(first) and any(first.dataset != other.dataset for other in others):
+        parts.append("suboptimal data")
+    return ", ".join(parts)
 
 
 class Setting(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from offline.results.aggregates import Estimate, estimate, iqm
-from offline.results.comparable import Condition, of_one_size, of_the_same_levels
+from offline.results.comparable import Condition, of_one_size, of_the_same_levels, shared_parts
 from offline.results.comparison import Comparison, series
 from offline.results.method_styles import (
     PAGE,
@@ -112,7 +112,7 @@ def _figure(
         "Data: " + "; ".join(dict.fromkeys(c.condition.describe() for c in found)) + ".",
         *source_notes(shown),
     ]
-    title = f"Score against {axis.label}: {mode}"
+    title = f"Score against {axis.label}: {shared_parts([c.condition for c in found])}"
     return DrawnFigure(f"by-{axis.flag}", title, " ".join(parts), figure)
 
 

@@ -96,10 +96,32 @@ def test_hard_levels_are_a_series_of_their_own(tmp_path: Path) -> None:
             write_coinrun(tmp_path, 9.0, 6.0, num_levels=levels, distribution_mode=mode)
     figures = drawn(report_on(tmp_path))
     titles = {name: f.title for name, f in figures.items() if name.startswith("by-")}
+    fixed = "built-in data, up to 1,000,000 transitions"
     assert titles == {
-        BY_LEVELS: "Score against number of training levels: easy",
-        f"{BY_LEVELS}-2": "Score against number of training levels: hard",
+        BY_LEVELS: f"Score against number of training levels: easy, {fixed}",
+        f"{BY_LEVELS}-2": f"Score against number of training levels: hard, {fixed}",
     }
+
+
+def test_a_series_is_titled_by_what_its_runs_have_in_common(tmp_path: Path) -> None:
+    for kind in ("", "_S"):
+        for size in (1000, 2000):
+            for levels in (50, 200):
+                settings = {"num_levels": levels, "dataset": f"data/{levels}{kind}"}
+                write_coinrun(tmp_path, 9.0, 6.0, dataset_size=size, **settings)
+    figures = drawn(report_on(tmp_path))
+    titles = [figures[name].title for name in figures if name.startswith("by-")]
+    by_levels = [
+        f"easy, up to {size} transitions{kind}"
+        for size in ("1,000", "2,000")
+        for kind in ("", ", suboptimal data")
+    ]
+    by_size = [f"easy, {n} levels, data/{n}{kind}" for n in (50, 200) for kind in ("", "_S")]
+    expected = [
+        *(f"Score against number of training levels: {told}" for told in by_levels),
+        *(f"Score against transitions of data: {told}" for told in by_size),
+    ]
+    assert sorted(titles) == sorted(expected)
 
 
 def test_players_of_a_whole_series_are_lines(tmp_path: Path) -> None:
