@@ -134,12 +134,28 @@ def series(
 ) -> list[list[Comparison]]:
     """Where `varied` takes several values while `alike` does not: in order of the former.
 
-    Agents act as they were trained to; runs on a single level say nothing about generalisation.
+    Where that leaves several for one value, those on the same data are series of their own: which
+    of the others to compare would be arbitrary. Agents act as they were trained to; runs on a
+    single level say nothing about generalisation.
     """
     several = [c for c in comparisons if c.acting == AS_TRAINED and c.condition.level == NONE]
     ordered = sorted(several, key=lambda c: (alike(c.condition), varied(c.condition)))
     groups = [list(g) for _, g in groupby(ordered, key=lambda c: alike(c.condition))]
-    return [g for g in groups if varied(g[0].condition) != varied(g[-1].condition)]
+    lines = [line for group in groups for line in _one_per_value(group, varied)]
+    return [line for line in lines if len(line) > 1]
+
+
+def _one_per_value(
+    group: list[Comparison], varied: Callable[[Condition], int]
+) -> list[list[Comparison]]:
+    """The group, or, where a value comes twice, its parts that are on the same data."""
+    if len({varied(c.condition) for c in group}) == len(group):
+        return [group]
+
+    def data(comparison: Comparison) -> tuple[tuple[str, ...], str]:
+        return comparison.condition.dataset, comparison.condition.levels
+
+    return [list(same) for _, same in groupby(sorted(group, key=data), key=data)]
 
 
 def compare(

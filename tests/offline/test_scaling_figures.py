@@ -40,6 +40,14 @@ def test_scores_stand_at_the_size_of_the_data_of_their_runs(tmp_path: Path) -> N
     assert [text.get_text() for text in axes.get_xticklabels()] == ["100K", "10M"]
 
 
+def test_runs_on_other_data_of_one_size_are_not_in_the_line(tmp_path: Path) -> None:
+    for folder, size, test in (("10M", 10**6, 6.0), ("1M_E", 10**6, 9.0), ("10M", 10**7, 7.0)):
+        write_coinrun(tmp_path, 9.0, test, dataset=f"data/{folder}", dataset_size=size)
+    axes = drawn(report_on(tmp_path))[BY_SIZE].figure.axes[1]
+    assert lines(axes)["bc test"].get_xdata() == pytest.approx([1e6, 1e7])
+    assert heights(axes, "bc test") == pytest.approx([0.2, 0.4])
+
+
 def test_runs_that_vary_in_neither_have_no_such_figure(tmp_path: Path) -> None:
     write_coinrun(tmp_path, 9.0, 6.0, num_levels=50)
     write_coinrun(tmp_path, 9.0, 6.0, num_levels=50, seed=2)
