@@ -27,6 +27,7 @@ from offline.results.evidence import (
     below,
     within,
 )
+from offline.results.notes import mixed_checkpoints
 from offline.results.references import ppo
 from offline.results.run_files import AS_TRAINED
 from offline.results.statistics import TEST, TRAIN
@@ -219,6 +220,8 @@ def _verdict(
     games = {
         game for c in comparisons for candidate in c.chosen.values() for game in candidate.runs
     }
+    if mixed := mixed_checkpoints(c for each in comparisons for c in each.chosen.values()):
+        missing.append(f"evaluations of one checkpoint ({mixed})")
     if len(games) < len(GAMES):
         missing.append(f"{len(GAMES) - len(games)} of the {len(GAMES)} games")
     return Verdict(claim, " / ".join(c.describe() for c in comparisons), outcome, evidence, missing)

@@ -10,6 +10,7 @@ import pytest
 from tests.drawn_figures import drawn, heights, lines, report_on
 from tests.synthetic_runs import constant_returns, write_run
 
+RETURNS = constant_returns(9.0, 7.0, 6.0)
 BY_LEVELS, BY_SIZE = "by-num_levels", "by-dataset_size"
 
 
@@ -96,6 +97,13 @@ def test_bars_need_two_seeds_and_the_caption_says_so(tmp_path: Path) -> None:
     assert bar.get_xdata() == pytest.approx([50, 50])
     assert "none where a game has one seed" in figure.caption
     assert "1 to 3 seeds each" in figure.caption
+
+
+def test_mixed_checkpoints_are_told_in_the_caption(tmp_path: Path) -> None:
+    for levels, checkpoint in ((50, "final"), (200, "best")):
+        write_run(tmp_path, RETURNS, checkpoint=checkpoint, num_levels=levels, epochs=1)
+    caption = drawn(report_on(tmp_path))[BY_LEVELS].caption
+    assert "Mixed checkpoints (best: BC; final: BC): evaluate all runs alike." in caption
 
 
 def test_hard_levels_are_a_series_of_their_own(tmp_path: Path) -> None:
