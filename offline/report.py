@@ -22,9 +22,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UsageError
 from common.flags import Flag, parse_flags, run_command
+
+if TYPE_CHECKING:
+    from offline.results.reporting import Report
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,11 @@ def _report(argv: Sequence[str] | None) -> None:
     write_report(report, out)
     figures = write_figures(report, out, progress=True, seed=settings.seed)
     write_page(report, figures, out / "index.html")
+    for name in _not_shown(report, settings.reference):
+        logger.info(
+            "--reference %s: nothing is known of it on the games, data and levels of these runs",
+            name,
+        )
     left_out = report.collection.left_out
     for path, reason in left_out[:_SHOWN]:
         logger.info("left out: %s: %s", path, reason)
@@ -70,6 +79,23 @@ def _report(argv: Sequence[str] | None) -> None:
         logger.info("left out: %d more, see %s", len(left_out) - _SHOWN, out / "left_out.csv")
     print(markdown(report.tables("aggregates")))
     print(f"{len(report.collection.runs)} runs; report in {out}")
+
+
+def _not_shown(report: Report, names: Sequence[str]) -> list[str]:
+    """Reference players that no table can show; a flag that does nothing must not be silent."""
+    from offline.results.references import REFERENCES
+
+    def known(name: str) -> bool:
+        players = ((c, REFERENCES[name](c.condition)) for c in report.comparisons)
+        return any(
+            game in player.returns
+            for comparison, player in players
+            if player
+            for candidate in comparison.chosen.values()
+            for game in candidate.runs
+        )
+
+    return [name for name in dict.fromkeys(names) if not known(name)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

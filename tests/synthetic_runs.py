@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.evaluation import write_episodes, write_evaluation
+from common.evaluation import Origin, write_episodes, write_evaluation, write_origin
 from common.games import GAMES
 from common.rollout import EpisodeResult
 from common.run_logger import RunFolder
@@ -35,12 +35,14 @@ def write_run(
     returns: Mapping[str, Sequence[float]] | None,
     *,
     deterministic_returns: Mapping[str, Sequence[float]] | None = None,
+    checkpoint: str | None = None,
     meta: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
     """A run folder; `returns` are those of the episodes of evaluate.csv by split.
 
-    None leaves a finished run that was not evaluated. `settings` are flags of the training
+    None leaves a finished run that was not evaluated; without a `checkpoint` nothing says which was
+    evaluated. `settings` are flags of the training
     command, `meta` changes them behind its back.
     """
     given = {"epochs": EVALUATIONS, "eval_freq": 1, **settings}
@@ -51,14 +53,22 @@ def write_run(
     (folder.path / "final_model.pt").touch()
     _write_logs(folder.path / "logs.csv", parsed.epochs, parsed.seed)
     if returns:
-        write_returns(folder.path, "evaluate", returns)
+        write_returns(folder.path, "evaluate", returns, checkpoint)
     if deterministic_returns:
         write_returns(folder.path, "evaluate_deterministic", deterministic_returns)
     return folder.path
 
 
-def write_returns(folder: Path, stem: str, returns: Mapping[str, Sequence[float]]) -> None:
-    """`<stem>.csv` and `<stem>_episodes.csv`, as an evaluation writes them."""
+def write_returns(
+    folder: Path,
+    stem: str,
+    returns: Mapping[str, Sequence[float]],
+    checkpoint: str | None = None,
+) -> None:
+    """`<stem>.csv` and `<stem>_episodes.csv`, as an evaluation writes them.
+
+    With a `checkpoint` also `<stem>.json`, of actions that were sampled.
+    """
     generator = np.random.default_rng(0)
     results = {
         split: [
@@ -69,6 +79,8 @@ def write_returns(folder: Path, stem: str, returns: Mapping[str, Sequence[float]
     }
     write_evaluation(folder / f"{stem}.csv", results)
     write_episodes(folder / f"{stem}_episodes.csv", results)
+    if checkpoint:
+        write_origin(folder / f"{stem}.json", Origin(checkpoint, "sampled"), results)
 
 
 def constant_returns(train: float, validation: float, test: float) -> dict[str, list[float]]:

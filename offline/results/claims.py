@@ -27,6 +27,7 @@ from offline.results.evidence import (
     below,
     within,
 )
+from offline.results.notes import mixed_checkpoints
 from offline.results.references import ppo
 from offline.results.run_files import AS_TRAINED
 from offline.results.statistics import TEST, TRAIN
@@ -42,6 +43,8 @@ CLAIMS = {
     "C5": "more training levels at the same size: training flat, test up",
     "C6": "more data on the same levels does not help on test levels",
 }
+_VARIED_LEVELS = "runs that differ in --num_levels at the same --dataset_size, one --dataset each"
+_VARIED_SIZE = "runs that differ in --dataset_size on the same levels, one --dataset each"
 _BC, _CQL, _OFFLINE_RL = "bc", "cql", ("bcq", "cql", "iql")
 
 
@@ -79,11 +82,11 @@ def judge(comparisons: Sequence[Comparison], generator: np.random.Generator) -> 
     verdicts += [
         _more_levels(few, many, generator)
         for few, many in _ends(series(comparisons, lambda c: c.num_levels, of_one_size))
-    ] or [_undecided("C5", "runs that differ in --num_levels at the same --dataset_size")]
+    ] or [_undecided("C5", _VARIED_LEVELS)]
     verdicts += [
         _more_data(less, more, generator)
         for less, more in _ends(series(comparisons, lambda c: c.dataset_size, of_the_same_levels))
-    ] or [_undecided("C6", "runs that differ in --dataset_size on the same levels")]
+    ] or [_undecided("C6", _VARIED_SIZE)]
     return verdicts
 
 
@@ -217,6 +220,8 @@ def _verdict(
     games = {
         game for c in comparisons for candidate in c.chosen.values() for game in candidate.runs
     }
+    if mixed := mixed_checkpoints(c for each in comparisons for c in each.chosen.values()):
+        missing.append(f"evaluations of one checkpoint ({mixed})")
     if len(games) < len(GAMES):
         missing.append(f"{len(GAMES) - len(games)} of the {len(GAMES)} games")
     return Verdict(claim, " / ".join(c.describe() for c in comparisons), outcome, evidence, missing)

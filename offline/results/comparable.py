@@ -7,7 +7,7 @@ of a method is chosen, within one condition.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from offline.run_names import NOT_IN_NAME
 # at its default.
 _REQUIRED: dict[str, type] = {"algo": str, "env_name": str, "distribution_mode": str, "seed": int}
 _TYPES = {**_REQUIRED, "num_levels": int, "dataset_size": int, "dataset": list}
+_WHOLE_LOG = "25M"  # all that PPO saw while it learnt; the other released data are of one policy
 BUILT_IN, NONE = "built-in data", "none"
 
 
@@ -36,6 +37,10 @@ class Condition(NamedTuple):
 
     def describe(self) -> str:
         """Such as `easy, 200 levels, data/1M_E, up to 1,000,000 transitions`."""
+        return ", ".join(self.parts())
+
+    def parts(self) -> list[str]:
+        """What is told of it, a fact each."""
         parts = [
             self.distribution_mode,
             f"{self.num_levels:,} levels",
@@ -48,7 +53,16 @@ class Condition(NamedTuple):
             parts.append(f"level {self.level} alone")
         elif self.levels:
             parts.append(f"data of levels {self.levels}")
-        return ", ".join(parts)
+        return parts
+
+
+def shared_parts(conditions: Sequence[Condition]) -> str:
+    """What is told of all of them; of data in several folders, whether they are suboptimal."""
+    first, *others = conditions
+    parts = [part for part in first.parts() if all(part in other.parts() for other in others)]
+    if is_suboptimal(first) and any(first.dataset != other.dataset for other in others):
+        parts.append("suboptimal data")
+    return ", ".join(parts)
 
 
 class Setting(NamedTuple):
@@ -117,19 +131,28 @@ def differences(settings: Collection[Setting]) -> dict[Setting, str]:
 def of_one_size(condition: Condition) -> tuple[Any, ...]:
     """What is alike where only the number of training levels, and so the folder, differs."""
     c = condition
-    return c.distribution_mode, c.dataset_size, c.episode_order, is_suboptimal(c)
+    return c.distribution_mode, c.dataset_size, c.episode_order, *_kinds(c)
 
 
 def of_the_same_levels(condition: Condition) -> tuple[Any, ...]:
     """What is alike where only the size of the data, and so the folder, differs."""
     c = condition
-    return c.distribution_mode, c.num_levels, c.levels, c.episode_order, is_suboptimal(c)
+    return c.distribution_mode, c.num_levels, c.levels, c.episode_order, *_kinds(c)
 
 
 def is_suboptimal(condition: Condition) -> bool:
     """By the names of the folders, which are the categories of the released data."""
-    names = [PurePath(path).name for path in condition.dataset]
-    return any(name.endswith("_S") or "suboptimal" in name for name in names)
+    return any(name.endswith("_S") or "suboptimal" in name for name in _folders(condition))
+
+
+def _kinds(condition: Condition) -> tuple[bool, bool]:
+    """Of which policies the data are, which must not differ where only their size does."""
+    whole_log = _WHOLE_LOG in _folders(condition)
+    return is_suboptimal(condition), whole_log
+
+
+def _folders(condition: Condition) -> list[str]:
+    return [PurePath(path).name for path in condition.dataset]
 
 
 def setting_text(value: Any) -> str:

@@ -22,7 +22,14 @@ from offline.results.aggregates import (
     probability_of_improvement,
 )
 from offline.results.comparable import NONE, Condition, Setting
-from offline.results.run_files import AS_TRAINED, DETERMINISTIC, SAMPLED, CollectedRun
+from offline.results.run_files import (
+    AS_TRAINED,
+    DETERMINISTIC,
+    FINAL,
+    SAMPLED,
+    UNKNOWN,
+    CollectedRun,
+)
 from offline.results.statistics import SPLITS, TEST, TRAIN, VALIDATION, SplitSummary
 
 GAP = "gap"  # beside the splits: training minus test levels, run by run
@@ -30,7 +37,7 @@ GAP = "gap"  # beside the splits: training minus test levels, run by run
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A setting of a method, acting in one mode, SAMPLED or DETERMINISTIC.
+    """A setting of a method, acting in one mode, SAMPLED or DETERMINISTIC, from one checkpoint.
 
     `label` says how it differs from the method's other settings; `runs` are by game, in order of
     seeds. `validation` is its IQM on validation levels, over the games that all rivals have; None
@@ -40,6 +47,7 @@ class Candidate:
     setting: Setting
     label: str
     mode: str
+    checkpoint: str  # as `Evaluation` has it
     runs: Mapping[str, Sequence[CollectedRun]]
     validation: Estimate | None = None
 
@@ -99,12 +107,18 @@ class Comparison:
         return {method.name: method.chosen for method in self.methods if method.chosen}
 
     def describe(self) -> str:
-        """Condition and acting mode in one line."""
+        """Condition and acting mode in one line, and the checkpoints unless all are the final ones.
+
+        Nothing is said of checkpoints where none is known.
+        """
         modes = sorted({candidate.mode for candidate in self.chosen.values()})
         acting = (
             f"{self.acting} ({' or '.join(modes)})" if self.acting == AS_TRAINED else self.acting
         )
-        return f"{self.condition.describe()}; acting {acting}"
+        checkpoints = sorted({candidate.checkpoint for candidate in self.chosen.values()})
+        unsaid = checkpoints in ([], [FINAL], [UNKNOWN])
+        of = "" if unsaid else f"; checkpoint {' or '.join(checkpoints)}"
+        return f"{self.condition.describe()}; acting {acting}{of}"
 
 
 def compare_all(
@@ -134,12 +148,28 @@ def series(
 ) -> list[list[Comparison]]:
     """Where `varied` takes several values while `alike` does not: in order of the former.
 
-    Agents act as they were trained to; runs on a single level say nothing about generalisation.
+    Where that leaves several for one value, those on the same data are series of their own: which
+    of the others to compare would be arbitrary. Agents act as they were trained to; runs on a
+    single level say nothing about generalisation.
     """
     several = [c for c in comparisons if c.acting == AS_TRAINED and c.condition.level == NONE]
     ordered = sorted(several, key=lambda c: (alike(c.condition), varied(c.condition)))
     groups = [list(g) for _, g in groupby(ordered, key=lambda c: alike(c.condition))]
-    return [g for g in groups if varied(g[0].condition) != varied(g[-1].condition)]
+    lines = [line for group in groups for line in _one_per_value(group, varied)]
+    return [line for line in lines if len(line) > 1]
+
+
+def _one_per_value(
+    group: list[Comparison], varied: Callable[[Condition], int]
+) -> list[list[Comparison]]:
+    """The group, or, where a value comes twice, its parts that are on the same data."""
+    if len({varied(c.condition) for c in group}) == len(group):
+        return [group]
+
+    def data(comparison: Comparison) -> tuple[tuple[str, ...], str]:
+        return comparison.condition.dataset, comparison.condition.levels
+
+    return [list(same) for _, same in groupby(sorted(group, key=data), key=data)]
 
 
 def compare(
@@ -151,17 +181,18 @@ def compare(
     """Compare runs of one condition, all of which have an evaluation in the mode `acting`.
 
     Runs of one setting that were trained to act alike may have been evaluated otherwise
-    (`CollectedRun`): they are two candidates.
+    (`CollectedRun`), or from another checkpoint: they are two candidates.
     """
 
-    def mode(run: CollectedRun) -> str:
-        return run.trained_mode if acting == AS_TRAINED else acting
+    def played(run: CollectedRun) -> tuple[str, str]:
+        mode = run.trained_mode if acting == AS_TRAINED else acting
+        return mode, run.evaluations[mode].checkpoint
 
     candidates: dict[str, list[Candidate]] = {}
-    ordered = sorted(runs, key=lambda run: (run.setting, mode(run), run.game, run.seed))
-    for (setting, played), same in groupby(ordered, key=lambda run: (run.setting, mode(run))):
+    ordered = sorted(runs, key=lambda run: (run.setting, played(run), run.game, run.seed))
+    for (setting, how), same in groupby(ordered, key=lambda run: (run.setting, played(run))):
         by_game = {game: list(seeds) for game, seeds in groupby(same, key=lambda run: run.game)}
-        candidate = Candidate(setting, labels[setting], played, by_game)
+        candidate = Candidate(setting, labels[setting], *how, by_game)
         candidates.setdefault(setting.method, []).append(candidate)
     methods = [choose(settings, generator) for settings in candidates.values()]
     chosen = [method.chosen for method in methods if method.chosen]

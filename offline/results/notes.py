@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from offline.results.comparison import Candidate, Comparison
+from offline.results.comparison import Candidate, Comparison, Method
 from offline.results.references import Reference
 
 
@@ -19,12 +19,21 @@ def left_out_notes(comparison: Comparison) -> list[str]:
     return notes
 
 
+def seeds_notes(comparison: Comparison) -> list[str]:
+    """That games count alike, where they have different numbers of seeds."""
+    seeds = {len(c.runs[game]) for c in comparison.chosen.values() for game in comparison.games}
+    if len(seeds) < 2:
+        return []
+    told = f"Games have {min(seeds)} to {max(seeds)} seeds"
+    return [f"{told}; every game counts alike in every aggregate."]
+
+
 def chosen_notes(comparison: Comparison) -> list[str]:
     """Which setting stands for a method that has several, and how agents act where that differs."""
     several = [method for method in comparison.methods if len(method.candidates) > 1]
     notes = [
-        f"{method.name.upper()}: {method.chosen.label}, the best of {len(method.candidates)} "
-        "settings on validation levels."
+        f"{method.name.upper()}: {_told_apart(method, method.chosen)}, the best of "
+        f"{len(method.candidates)} settings on validation levels."
         for method in several
         if method.chosen
     ]
@@ -35,7 +44,33 @@ def chosen_notes(comparison: Comparison) -> list[str]:
     unchosen = [method.name.upper() for method in several if not method.chosen]
     if unchosen:
         notes.append(f"No setting of {', '.join(unchosen)} could be chosen on validation levels.")
-    return notes
+    return [*notes, *checkpoint_notes(comparison.chosen.values())]
+
+
+def checkpoint_notes(candidates: Iterable[Candidate]) -> list[str]:
+    """Whose evaluations are of which checkpoint, where that differs."""
+    told = mixed_checkpoints(candidates)
+    return [f"Mixed checkpoints ({told}): evaluate all runs alike."] if told else []
+
+
+def mixed_checkpoints(candidates: Iterable[Candidate]) -> str:
+    """Such as `best: CQL; final: BC, IQL`; empty where all are alike."""
+    methods: dict[str, set[str]] = {}
+    for candidate in candidates:
+        methods.setdefault(candidate.checkpoint, set()).add(candidate.method.upper())
+    if len(methods) < 2:
+        return ""
+    return "; ".join(f"{name}: {', '.join(sorted(methods[name]))}" for name in sorted(methods))
+
+
+def _told_apart(method: Method, candidate: Candidate) -> str:
+    """How a candidate differs from the method's others."""
+    parts = [candidate.label]
+    if len({c.mode for c in method.candidates}) > 1:
+        parts.append(f"acting {candidate.mode}")
+    if len({c.checkpoint for c in method.candidates}) > 1:
+        parts.append(f"{candidate.checkpoint} checkpoint")
+    return ", ".join(part for part in parts if part)
 
 
 def source_notes(references: Iterable[Reference]) -> list[str]:

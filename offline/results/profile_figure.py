@@ -45,6 +45,7 @@ def profile_figure(
     players = [r for r in references if len(r.scores(TEST, games, mode)) == len(games)]
     every = np.concatenate([runs for by_game in scores.values() for runs in by_game])
     low, high = (math.floor(10 * min(0.0, every.min())) / 10, math.ceil(10 * every.max()) / 10)
+    high = max(high, low + 0.1)  # where all runs score the same, 0 or below
     thresholds = np.linspace(low, high, _THRESHOLDS)
     figure = blank_figure(COLUMN, 2.9)
     axes = figure.add_subplot()

@@ -8,7 +8,13 @@ import numpy as np
 
 from offline.results.aggregates import iqm, mean, median, optimality_gap
 from offline.results.comparison import GAP, Comparison
-from offline.results.notes import chosen_notes, left_out_notes, source_notes
+from offline.results.notes import (
+    checkpoint_notes,
+    chosen_notes,
+    left_out_notes,
+    seeds_notes,
+    source_notes,
+)
 from offline.results.references import Reference
 from offline.results.statistics import SPLITS, TEST, TRAIN, standard_error
 from offline.results.table_files import Cell, MeanError, Table
@@ -74,8 +80,10 @@ def improvement(comparison: Comparison) -> Table:
     ]
     notes = [
         "Probability that a run of the row's method beats one of the column's on test levels, "
-        "averaged over games, with 95% stratified bootstrap interval.",
+        "averaged over games, with 95% stratified bootstrap interval; where all runs of one beat "
+        "all of the other, that of Clopper and Pearson.",
         *_games_note(comparison),
+        *checkpoint_notes(comparison.chosen.values()),
     ]
     return Table(comparison.describe(), ["method", *(b.upper() for b in names)], rows, notes)
 
@@ -96,6 +104,7 @@ def settings(comparison: Comparison) -> Table:
                     method.name.upper(),
                     candidate.label or "the only one",
                     candidate.mode,
+                    candidate.checkpoint,
                     len(candidate.runs),
                     sum(map(len, candidate.runs.values())),
                     candidate.validation,
@@ -104,7 +113,11 @@ def settings(comparison: Comparison) -> Table:
                     told.get(TEST),
                 ]
             )
-    header = "method,setting,acts,games,runs,validation IQM,choice,train IQM,test IQM".split(",")
+    header = (
+        "method,setting,acts,checkpoint,games,runs,validation IQM,choice,train IQM,test IQM".split(
+            ","
+        )
+    )
     notes = [
         f"{_INTERVALS} Chosen on validation levels alone, among the settings with the most games; "
         "train and test are shown of the chosen one, on the games that all methods have.",
@@ -130,7 +143,7 @@ def _certain(returns: Mapping[str, float]) -> list[Cell]:
 
 
 def _games_note(comparison: Comparison) -> list[str]:
-    notes = left_out_notes(comparison)
+    notes = [*left_out_notes(comparison), *seeds_notes(comparison)]
     if any(told.iqm.low is None for told in comparison.aggregates.values()):
         notes.append("[-]: a game with one seed leaves no interval.")
     return notes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from offline.results.aggregates import Estimate, estimate, iqm
-from offline.results.comparable import Condition, of_one_size, of_the_same_levels
+from offline.results.comparable import Condition, of_one_size, of_the_same_levels, shared_parts
 from offline.results.comparison import Comparison, series
 from offline.results.method_styles import (
     PAGE,
@@ -22,7 +22,7 @@ from offline.results.method_styles import (
     reference_handles,
     reference_line,
 )
-from offline.results.notes import counted, interval_note, source_notes
+from offline.results.notes import checkpoint_notes, counted, interval_note, source_notes
 from offline.results.references import Reference
 from offline.results.score_figures import draw_interval, reference_iqms
 from offline.results.statistics import TEST, TRAIN
@@ -110,9 +110,10 @@ def _figure(
         "apart so that none hides another.",
         interval_note(certain, "Bars"),
         "Data: " + "; ".join(dict.fromkeys(c.condition.describe() for c in found)) + ".",
+        *checkpoint_notes(candidates),
         *source_notes(shown),
     ]
-    title = f"Score against {axis.label}: {mode}"
+    title = f"Score against {axis.label}: {shared_parts([c.condition for c in found])}"
     return DrawnFigure(f"by-{axis.flag}", title, " ".join(parts), figure)
 
 

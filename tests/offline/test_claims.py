@@ -237,6 +237,25 @@ def test_c6_asks_whether_more_data_changes_less_than_a_twentieth(
     )
 
 
+def test_c6_is_judged_on_the_same_data_where_other_data_are_as_large(tmp_path: Path) -> None:
+    million = 1_000_000
+    for folder, size, test in (("10M", 1, 0.4), ("1000K", 1, 0.2), ("10M", 10, 0.4)):
+        flags = {"dataset": f"data/{folder}", "dataset_size": size * million}
+        write_scores(tmp_path, {"bc": (0.6, test)}, **flags)
+    found = verdict(tmp_path, "C6")
+    assert found.outcome == YES
+    assert found.evidence[0].estimate.value == pytest.approx(0.0)
+    assert "1000K" not in found.where
+
+
+@pytest.mark.parametrize("other", ["25M", "1M_S"])
+def test_c6_is_not_judged_between_data_of_other_policies(tmp_path: Path, other: str) -> None:
+    # 25M is the whole log of PPO, which was weak at first.
+    write_scores(tmp_path, {"bc": (0.6, 0.4)}, dataset="data/1M_E", dataset_size=1_000_000)
+    write_scores(tmp_path, {"bc": (0.6, 0.4)}, dataset=f"data/{other}", dataset_size=25_000_000)
+    assert verdict(tmp_path, "C6").evidence == ()
+
+
 def test_a_difference_in_both_levels_and_size_settles_neither_claim(tmp_path: Path) -> None:
     write_scores(tmp_path, {"bc": (0.6, 0.3)}, num_levels=10, dataset_size=1000)
     write_scores(tmp_path, {"bc": (0.6, 0.4)}, num_levels=200, dataset_size=2000)

@@ -37,10 +37,10 @@ def test_test_levels_have_no_say_in_which_setting_is_chosen(
     (table,) = report_on(tmp_path).tables("settings")
     rows = {row[1]: row for row in table.rows}
     assert list(rows) == ["lr 0.0005", "lr 0.001"]
-    assert [rows[label][6] for label in rows] == ["", "chosen"]
+    assert [rows[label][7] for label in rows] == ["", "chosen"]
     # Only the chosen one shows its test levels. coinrun: 5 .. 10.
-    assert rows["lr 0.0005"][8] is None
-    assert rows["lr 0.001"][8].value == pytest.approx((first - 5) / 5)
+    assert rows["lr 0.0005"][9] is None
+    assert rows["lr 0.001"][9].value == pytest.approx((first - 5) / 5)
 
 
 def test_validation_levels_choose_the_setting(tmp_path: Path) -> None:
@@ -102,6 +102,41 @@ def test_seeds_evaluated_in_different_modes_are_never_in_one_number(tmp_path: Pa
     assert runs == {"deterministic": [1], "sampled": [2]}
 
 
+def test_seeds_evaluated_from_different_checkpoints_are_never_in_one_number(tmp_path: Path) -> None:
+    for seed, checkpoint, mean in ((1, "final", 6.0), (2, "final", 7.0), (3, "best", 10.0)):
+        returns = constant_returns(mean, mean, mean)
+        write_run(tmp_path, returns, checkpoint=checkpoint, seed=seed, epochs=1)
+    report = report_on(tmp_path)
+    (method,) = report.comparisons[0].methods
+    # coinrun: 5 .. 10, so 6 and 7 are 0.2 and 0.4.
+    told = {c.checkpoint: c.validation and c.validation.value for c in method.candidates}
+    assert told == {"best": pytest.approx(1.0), "final": pytest.approx(0.3)}
+    (table,) = report.tables("aggregates")
+    assert table.title.endswith("acting as trained (sampled); checkpoint best")
+    assert "BC: best checkpoint, the best of 2 settings on validation levels." in table.notes
+    (settings,) = report.tables("settings")
+    assert [row[settings.header.index("checkpoint")] for row in settings.rows] == ["best", "final"]
+
+
+def test_methods_evaluated_from_different_checkpoints_are_told_apart(tmp_path: Path) -> None:
+    for method, checkpoint in (("bc", "final"), ("cql", "best"), ("iql", "final")):
+        write_run(tmp_path, RETURNS, checkpoint=checkpoint, algo=method, epochs=1)
+    report = report_on(tmp_path)
+    mixed = "best: CQL; final: BC, IQL"
+    for name in ("aggregates", "per_game", "improvement"):
+        (table,) = report.tables(name)
+        assert table.title.endswith("; checkpoint best or final")
+        assert f"Mixed checkpoints ({mixed}): evaluate all runs alike." in table.notes
+    (claim,) = (verdict for verdict in report.verdicts if verdict.claim == "C3")
+    assert f"evaluations of one checkpoint ({mixed})" in claim.missing
+
+
+def test_runs_of_final_checkpoints_need_no_word_of_it(tmp_path: Path) -> None:
+    for method in ("bc", "cql"):
+        write_run(tmp_path, RETURNS, checkpoint="final", algo=method, epochs=1)
+    assert "checkpoint" not in markdown(report_on(tmp_path).tables("aggregates"))
+
+
 def test_hard_and_easy_runs_are_never_in_one_number(tmp_path: Path) -> None:
     write_run(tmp_path, RETURNS, epochs=1)
     write_run(tmp_path, constant_returns(1, 1, 1), distribution_mode="hard", epochs=1)
@@ -136,6 +171,24 @@ def test_aggregates_are_over_the_games_that_all_methods_have(tmp_path: Path) -> 
     (table,) = report.tables("aggregates")
     assert "Left out, because not every method has it: coinrun (not IQL)." in table.notes
     assert len(report.tables("per_game")[0].rows) == 3
+
+
+def test_methods_with_seeds_of_different_games_score_alike_and_the_tables_say_so(
+    tmp_path: Path,
+) -> None:
+    # Both score 0.8 on coinrun and 0.2 on maze (5 to 10), with three seeds of one and one of the
+    # other: pooled, their IQMs would be 0.8 and 0.2.
+    for method, seeds in (("bc", (3, 1)), ("cql", (1, 3))):
+        for game, count, mean in zip(("coinrun", "maze"), seeds, (9.0, 6.0), strict=True):
+            for seed in range(count):
+                returns = constant_returns(mean, mean, mean)
+                write_run(tmp_path, returns, algo=method, env_name=game, seed=seed, epochs=1)
+    report = report_on(tmp_path)
+    told = report.comparisons[0].aggregates
+    assert [told[method, "test"].iqm.value for method in ("bc", "cql")] == pytest.approx([0.5, 0.5])
+    for name in ("aggregates", "improvement"):
+        note = "Games have 1 to 3 seeds; every game counts alike in every aggregate."
+        assert note in report.tables(name)[0].notes
 
 
 def test_methods_without_a_common_game_have_no_aggregate(tmp_path: Path) -> None:

@@ -34,6 +34,15 @@ def test_a_profile_falls_by_each_runs_share_at_its_score(tmp_path: Path) -> None
             assert share == pytest.approx(np.mean(games))
 
 
+@pytest.mark.parametrize(("mean", "low", "high"), [(5.0, 0.0, 0.1), (4.0, -0.2, -0.1)])
+def test_runs_that_all_score_nothing_have_an_axis_to_stand_on(
+    tmp_path: Path, mean: float, low: float, high: float
+) -> None:
+    write_games(tmp_path, "bc", coinrun=(mean, mean))
+    axes = drawn(report_on(tmp_path))[NAME].figure.axes[0]
+    assert axes.get_xlim() == pytest.approx((low, high))
+
+
 def test_a_band_needs_two_seeds_of_every_game(tmp_path: Path) -> None:
     write_games(tmp_path, "bc", coinrun=(6.0, 8.0), maze=(7.5,))
     write_games(tmp_path, "cql", coinrun=(6.0, 8.0), maze=(7.5, 7.0))

@@ -224,6 +224,27 @@ def test_an_unknown_player_is_refused(tmp_path: Path) -> None:
     assert line == "--reference human: choose one of ppo, random, behaviour."
 
 
+@pytest.mark.parametrize(
+    ("flags", "unknown"),
+    [
+        ({"distribution_mode": "hard"}, ("ppo", "random", "behaviour")),
+        ({"num_levels": 100}, ("ppo", "random", "behaviour")),
+        ({"dataset": "data/1M_E"}, ("behaviour",)),
+        ({}, ()),
+    ],
+)
+def test_a_player_that_cannot_be_shown_is_told(
+    tmp_path: Path, flags: dict[str, object], unknown: tuple[str, ...]
+) -> None:
+    write_run(tmp_path, RETURNS, env_name="coinrun", epochs=1, **flags)
+    done = run(COMMAND, f"--save_path={tmp_path}", "--reference", "ppo", "random", "behaviour")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in lines(done.stderr) if line.startswith("--reference")] == [
+        f"--reference {name}: nothing is known of it on the games, data and levels of these runs"
+        for name in unknown
+    ]
+
+
 def test_a_folder_without_runs_is_told_with_where_runs_lie(tmp_path: Path) -> None:
     line = refused(1, "--save_path", tmp_path)
     assert line == f"no run below {tmp_path}: a run lies at <save_path>/<env_name>/<xpid>/"

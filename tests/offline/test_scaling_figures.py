@@ -10,6 +10,7 @@ import pytest
 from tests.drawn_figures import drawn, heights, lines, report_on
 from tests.synthetic_runs import constant_returns, write_run
 
+RETURNS = constant_returns(9.0, 7.0, 6.0)
 BY_LEVELS, BY_SIZE = "by-num_levels", "by-dataset_size"
 
 
@@ -38,6 +39,14 @@ def test_scores_stand_at_the_size_of_the_data_of_their_runs(tmp_path: Path) -> N
     axes = figures[BY_SIZE].figure.axes[0]
     assert lines(axes)["bc train"].get_xdata() == pytest.approx([1e5, 1e7])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["100K", "10M"]
+
+
+def test_runs_on_other_data_of_one_size_are_not_in_the_line(tmp_path: Path) -> None:
+    for folder, size, test in (("10M", 10**6, 6.0), ("1M_E", 10**6, 9.0), ("10M", 10**7, 7.0)):
+        write_coinrun(tmp_path, 9.0, test, dataset=f"data/{folder}", dataset_size=size)
+    axes = drawn(report_on(tmp_path))[BY_SIZE].figure.axes[1]
+    assert lines(axes)["bc test"].get_xdata() == pytest.approx([1e6, 1e7])
+    assert heights(axes, "bc test") == pytest.approx([0.2, 0.4])
 
 
 def test_runs_that_vary_in_neither_have_no_such_figure(tmp_path: Path) -> None:
@@ -90,16 +99,45 @@ def test_bars_need_two_seeds_and_the_caption_says_so(tmp_path: Path) -> None:
     assert "1 to 3 seeds each" in figure.caption
 
 
+def test_mixed_checkpoints_are_told_in_the_caption(tmp_path: Path) -> None:
+    for levels, checkpoint in ((50, "final"), (200, "best")):
+        write_run(tmp_path, RETURNS, checkpoint=checkpoint, num_levels=levels, epochs=1)
+    caption = drawn(report_on(tmp_path))[BY_LEVELS].caption
+    assert "Mixed checkpoints (best: BC; final: BC): evaluate all runs alike." in caption
+
+
 def test_hard_levels_are_a_series_of_their_own(tmp_path: Path) -> None:
     for mode in ("easy", "hard"):
         for levels in (50, 200):
             write_coinrun(tmp_path, 9.0, 6.0, num_levels=levels, distribution_mode=mode)
     figures = drawn(report_on(tmp_path))
     titles = {name: f.title for name, f in figures.items() if name.startswith("by-")}
+    fixed = "built-in data, up to 1,000,000 transitions"
     assert titles == {
-        BY_LEVELS: "Score against number of training levels: easy",
-        f"{BY_LEVELS}-2": "Score against number of training levels: hard",
+        BY_LEVELS: f"Score against number of training levels: easy, {fixed}",
+        f"{BY_LEVELS}-2": f"Score against number of training levels: hard, {fixed}",
     }
+
+
+def test_a_series_is_titled_by_what_its_runs_have_in_common(tmp_path: Path) -> None:
+    for kind in ("", "_S"):
+        for size in (1000, 2000):
+            for levels in (50, 200):
+                settings = {"num_levels": levels, "dataset": f"data/{levels}{kind}"}
+                write_coinrun(tmp_path, 9.0, 6.0, dataset_size=size, **settings)
+    figures = drawn(report_on(tmp_path))
+    titles = [figures[name].title for name in figures if name.startswith("by-")]
+    by_levels = [
+        f"easy, up to {size} transitions{kind}"
+        for size in ("1,000", "2,000")
+        for kind in ("", ", suboptimal data")
+    ]
+    by_size = [f"easy, {n} levels, data/{n}{kind}" for n in (50, 200) for kind in ("", "_S")]
+    expected = [
+        *(f"Score against number of training levels: {told}" for told in by_levels),
+        *(f"Score against transitions of data: {told}" for told in by_size),
+    ]
+    assert sorted(titles) == sorted(expected)
 
 
 def test_players_of_a_whole_series_are_lines(tmp_path: Path) -> None:
