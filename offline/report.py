@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UsageError
+from common.files import readable
 from common.flags import Flag, parse_flags, run_command
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def _report(argv: Sequence[str] | None) -> None:
     if len(left_out) > _SHOWN:
         logger.info("left out: %d more, see %s", len(left_out) - _SHOWN, out / "left_out.csv")
     print(markdown(report.tables("aggregates")))
-    print(f"{len(report.collection.runs)} runs; report in {out}")
+    print(f"{len(report.collection.runs)} runs; report in {readable(out)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

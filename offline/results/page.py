@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from common.files import write_atomically
+from common.files import readable, write_atomically
 from offline.results.figure_files import FigureFile
 from offline.results.page_data import important_first, page_data, unique_names
 from offline.results.page_films import Film, films
@@ -37,8 +37,7 @@ _SCRIPTS = ("dom.js", "charts.js", "levels.js", "films.js", "details.js", "runs.
 
 def write_page(report: Report, figures: Sequence[FigureFile], path: Path) -> None:
     """Write the page, whole or not at all; ToolkitError naming the file if that is impossible."""
-    # A name that is no UTF-8 would not be the first to have question marks in it.
-    write_atomically(path, page(report, figures).encode("utf-8", "replace"))
+    write_atomically(path, page(report, figures).encode())
 
 
 def page(report: Report, figures: Sequence[FigureFile]) -> str:
@@ -61,12 +60,12 @@ def page(report: Report, figures: Sequence[FigureFile]) -> str:
         **dict.fromkeys(("data", "film_list", "film_data"), ""),
     }
     template = Template((_FILES / "page.html").read_text(encoding="utf-8"))
-    room = MAX_BYTES - len(template.substitute(parts).encode("utf-8", "replace"))
+    room = MAX_BYTES - len(readable(template.substitute(parts)).encode())
     parts["data"] = script_json(page_data(report, min(room, MAX_DATA)))
     room -= len(parts["data"])
     told = films(runs, important_first(report), room)
     parts["film_list"], parts["film_data"] = _film_blocks(unique_names(runs), told)
-    return template.substitute(parts)
+    return readable(template.substitute(parts))
 
 
 def headline(report: Report) -> Markup:
@@ -180,7 +179,7 @@ def _film_blocks(names: Sequence[str], told: Sequence[Sequence[Film]]) -> tuple[
                 {
                     "title": film.title,
                     "kind": film.kind,
-                    "path": str(film.path),
+                    "path": readable(film.path),
                     "block": block,
                     "reason": film.reason,
                 }
