@@ -21,7 +21,7 @@ from common.files import readable, write_atomically
 from offline.results.comparable import NONE, Condition
 from offline.results.comparison import Candidate, Comparison
 from offline.results.curve_figure import curve_figure
-from offline.results.figure_files import FigureFile
+from offline.results.figure_files import FOLDER, FigureFile
 from offline.results.inline_svg import inline_svg
 from offline.results.level_figure import best_run, level_figure
 from offline.results.method_styles import DrawnFigure, report_style
@@ -34,7 +34,6 @@ from offline.run_names import short_size
 if TYPE_CHECKING:
     from offline.results.reporting import Report
 
-FOLDER = "figures"  # in that of the report
 _Job = Callable[[], Sequence[DrawnFigure | None]]
 
 
