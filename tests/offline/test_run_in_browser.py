@@ -136,6 +136,16 @@ def test_a_run_whose_name_is_no_utf8_is_listed_and_opens(window: Browser, tmp_pa
     assert window.complaints() == []
 
 
+def test_the_only_level_of_a_run_is_not_said_to_have_others(
+    window: Browser, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs", {"train": [4.0]}, meta={"level": 40}, epochs=1)
+    window.open(page_on(tmp_path))
+    window.click("#run-table tbody a")
+    window.wait_for("dialog[open]")
+    assert window.text("dialog .map ~ .note") == "The evaluation played 1 of 1 training level."
+
+
 def page_on(folder: Path) -> Path:
     """The page, without figures, on the runs in `folder`/runs."""
     report = make_report([folder / "runs"], (), np.random.default_rng(0))
