@@ -96,6 +96,7 @@ def test_a_study_that_is_killed_and_given_again_ends_in_its_report_with_nothing_
     expected = [(r.xpid, split) for r in runs[:2] for split in ("test.gif", "train.gif")]
     assert sorted((p.parents[1].name, p.name) for p in films) == sorted(expected)
     assert {row["method"] for row in read_rows(out / "results.csv")} == {"bc", "cql"}
+    assert (out / "index.html").is_file()
     printed = second.stdout.splitlines()
     assert "4 runs; report in" in second.stdout
     assert printed[-2:-1] == [f"page: {out / 'index.html'}"]
