@@ -9,6 +9,15 @@ from pathlib import Path
 from common.errors import ToolkitError
 
 
+def readable(text: object) -> str:
+    r"""Its text, with escapes such as \udce9 in place of bytes of a name that are no UTF-8.
+
+    Python keeps such bytes of a file's name as lone surrogates, which no file, terminal or URL
+    takes.
+    """
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def sync(path: Path) -> None:
     """Bring a file, or the entries of a folder, to the disk and not only to its cache."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UsageError
+from common.files import readable
 from common.flags import Flag, parse_flags, run_command
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _report(argv: Sequence[str] | None) -> None:
     if len(left_out) > _SHOWN:
         logger.info("left out: %d more, see %s", len(left_out) - _SHOWN, out / "left_out.csv")
     print(markdown(report.tables("aggregates")))
-    print(f"{len(report.collection.runs)} runs; report in {out}")
+    print(f"{len(report.collection.runs)} runs; report in {readable(out)}")
 
 
 def _not_shown(report: Report, names: Sequence[str]) -> list[str]:

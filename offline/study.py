@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -50,6 +51,7 @@ _STATED = {
     "num_seeds": "num_trials",
 }
 _TRAIN, _EVALUATE = "offline.train_offline_agent", "offline.evaluate_offline_agent"
+_PLACE = re.compile(r" '?--save_path=.*?(?= '?--|$)")  # of a command
 _FILMED = ("train", "test")
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -103,10 +105,11 @@ def _write_commands(
     commands = {path: _make_commands(*what, settings) for path, what in episodes.items()}
     for path, lines in commands.items():
         there = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        if set(there) - set(lines):
+        # Commands lie beside their runs, whatever the folder was called when they were written.
+        if {_PLACE.sub("", line) for line in there} - {_PLACE.sub("", line) for line in lines}:
             raise UsageError(
-                f"{settings.save_path} holds a study of other settings: remove it, or name another "
-                "folder with --save_path"
+                f"--save_path {settings.save_path}: holds a study of other settings, or of more "
+                "methods or seeds: give those, or name another folder"
             )
     for path, lines in commands.items():
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())

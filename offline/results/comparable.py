@@ -94,7 +94,7 @@ def setting_of(settings: Mapping[str, Any]) -> Setting:
     condition = Condition(
         distribution_mode=settings["distribution_mode"],
         num_levels=settings["num_levels"],
-        dataset=tuple(map(str, settings["dataset"])),
+        dataset=tuple(str(PurePath(str(path))) for path in settings["dataset"]),
         dataset_size=settings["dataset_size"],
         episode_order=setting_text(settings["episode_order"]),
         levels=setting_text(settings["levels"]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+FOLDER = "figures"  # in that of the report
+
 
 class FigureFile(NamedTuple):
     """One figure. `name` is that of its files, `caption` says in words what it shows (alt text)."""

@@ -17,8 +17,8 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from common.files import write_atomically
-from offline.results.figure_files import FigureFile
+from common.files import readable, write_atomically
+from offline.results.figure_files import FOLDER, FigureFile
 from offline.results.page_data import important_first, page_data, unique_names
 from offline.results.page_films import Film, films
 from offline.results.page_html import Markup, element, join, script_json, section, unfolding
@@ -27,6 +27,7 @@ from offline.results.reporting import Report
 
 MAX_BYTES = 15_000_000  # of the page, films included
 MAX_DATA = 9_000_000  # of these, for the runs: curves, levels and settings
+MAX_PICTURES = 5_000_000  # of these, for the pictures of the figures
 _FILES = Path(__file__).parent / "page_files"
 _IN_SIGHT = 4  # figures
 _VIEW_BOX = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
@@ -37,12 +38,14 @@ _SCRIPTS = ("dom.js", "charts.js", "levels.js", "films.js", "details.js", "runs.
 
 def write_page(report: Report, figures: Sequence[FigureFile], path: Path) -> None:
     """Write the page, whole or not at all; ToolkitError naming the file if that is impossible."""
-    # A name that is no UTF-8 would not be the first to have question marks in it.
-    write_atomically(path, page(report, figures).encode("utf-8", "replace"))
+    write_atomically(path, page(report, figures).encode())
 
 
 def page(report: Report, figures: Sequence[FigureFile]) -> str:
-    """The whole page as HTML, below MAX_BYTES with as many films as that leaves room for."""
+    """The whole page as HTML, below MAX_BYTES with as many films as that leaves room for.
+
+    Figures for which there is no room are named.
+    """
     runs = report.collection.runs
     style = _asset("page.css")
     theme, scripts = _asset("theme.js"), _scripts()
@@ -61,12 +64,12 @@ def page(report: Report, figures: Sequence[FigureFile]) -> str:
         **dict.fromkeys(("data", "film_list", "film_data"), ""),
     }
     template = Template((_FILES / "page.html").read_text(encoding="utf-8"))
-    room = MAX_BYTES - len(template.substitute(parts).encode("utf-8", "replace"))
+    room = MAX_BYTES - len(readable(template.substitute(parts)).encode())
     parts["data"] = script_json(page_data(report, min(room, MAX_DATA)))
     room -= len(parts["data"])
     told = films(runs, important_first(report), room)
     parts["film_list"], parts["film_data"] = _film_blocks(unique_names(runs), told)
-    return template.substitute(parts)
+    return readable(template.substitute(parts))
 
 
 def headline(report: Report) -> Markup:
@@ -130,36 +133,60 @@ def _figures(figures: Sequence[FigureFile]) -> Markup:
     """The first ones in sight, the others folded away; nothing without figures."""
     if not figures:
         return Markup()
-    shown = [_figure(figure) for figure in figures]
+    shown, room = [], MAX_PICTURES
+    for figure in figures:
+        picture = _picture(figure, room)
+        room -= len(picture or "")
+        shown.append(_figure(figure, picture))
     first, others = shown[:_IN_SIGHT], shown[_IN_SIGHT:]
     if others:
         first.append(unfolding(f"{len(others)} more figures", *others))
     return section("figures", "Figures", *first)
 
 
-def _figure(figure: FigureFile) -> Markup:
-    """As a picture of its own, so that neither its names nor its styles meet those of the page."""
+def _picture(figure: FigureFile, room: int) -> Markup | None:
+    """A picture of its own, so that neither its names nor its styles meet those of the page.
+
+    None if it has more than `room` bytes.
+    """
+    if len(figure.svg) > room:
+        return None  # its address is longer yet
     address = "data:image/svg+xml," + quote(figure.svg, safe=" !$()*+,-./:;=?@_~'")
     size = _VIEW_BOX.search(figure.svg)
     width, height = (
         (round(_PIXELS * float(side)) for side in size.groups()) if size else (None, None)
     )
-    caption = f"caption-{figure.name}"
     picture = element(
         "img",
         src=address,
         alt=figure.title,
-        aria_describedby=caption,
+        aria_describedby=_caption_id(figure),
         width=width,
         height=height,
     )
+    return picture if len(picture) <= room else None
+
+
+def _figure(figure: FigureFile, picture: Markup | None) -> Markup:
+    """The figure with its caption; where the page has no room for the picture, with its file."""
+    if picture is None:
+        file = f"{FOLDER}/{figure.name}.svg"
+        link = element("a", file, href=file)
+        shown = element("p", "The page has no room for this figure: see ", link, class_="note")
+    else:
+        frame = {"class_": "paper", "tabindex": 0, "role": "group", "aria_label": figure.title}
+        shown = element("div", picture, **frame)
     return element(
         "figure",
         element("h3", figure.title),
-        element("div", picture, class_="paper", tabindex=0, role="group", aria_label=figure.title),
-        element("figcaption", figure.caption, id=caption),
+        shown,
+        element("figcaption", figure.caption, id=_caption_id(figure)),
         id=f"figure-{figure.name}",
     )
+
+
+def _caption_id(figure: FigureFile) -> str:
+    return f"caption-{figure.name}"
 
 
 def _film_blocks(names: Sequence[str], told: Sequence[Sequence[Film]]) -> tuple[Markup, Markup]:
@@ -180,7 +207,7 @@ def _film_blocks(names: Sequence[str], told: Sequence[Sequence[Film]]) -> tuple[
                 {
                     "title": film.title,
                     "kind": film.kind,
-                    "path": str(film.path),
+                    "path": readable(film.path),
                     "block": block,
                     "reason": film.reason,
                 }

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common.files import readable
 from common.rollout import EpisodeResult
 from offline.results.comparable import NONE, setting_text
 from offline.results.page_html import script_json
@@ -46,7 +47,7 @@ def page_data(report: Report, budget: int) -> dict[str, Any]:
                 "data": conditions.index(run.setting.condition),
                 "seed": run.seed,
                 "trained": run.trained_mode,
-                "folder": str(run.folder),
+                "folder": readable(run.folder),
                 "range": score_range(run.game, mode),
                 "results": {mode: _result(e) for mode, e in run.evaluations.items()},
             }
@@ -83,10 +84,10 @@ def unique_names(runs: Sequence[CollectedRun]) -> list[str]:
 
     It stays the same when the report is made again, so that a link to a run goes on working.
     """
-    short = ["/".join(run.folder.parts[-2:]) for run in runs]
+    short = [readable("/".join(run.folder.parts[-2:])) for run in runs]
     counts = Counter(short)
     pairs = zip(short, runs, strict=True)
-    return [name if counts[name] == 1 else str(run.folder) for name, run in pairs]
+    return [name if counts[name] == 1 else readable(run.folder) for name, run in pairs]
 
 
 def common_settings(runs: Sequence[CollectedRun]) -> dict[str, str | int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import ToolkitError
+from common.files import readable
 from offline.results.run_files import CollectedRun
 from offline.results.statistics import SPLITS
 
@@ -42,7 +43,7 @@ def films(runs: Sequence[CollectedRun], order: Sequence[int], budget: int) -> li
     Every run of `order` (indices of runs) has its first film embedded before one its second.
     """
     found = [_files(run.folder / FOLDER) for run in runs]
-    budget -= sum(_WORDS + len(json.dumps(str(path))) for paths in found for path in paths)
+    budget -= sum(_WORDS + len(json.dumps(readable(path))) for paths in found for path in paths)
     told: list[dict[Path, Film]] = [{} for _ in runs]
     for rank in range(max(map(len, found), default=0)):
         for i in order:
@@ -82,7 +83,7 @@ def _film(path: Path, budget: int) -> Film:
         data, reason = _embedded(path, kind, budget), ""
     except ToolkitError as error:
         data, reason = "", str(error)
-    return Film(path, kind, title, data, reason)
+    return Film(path, kind, readable(title), data, reason)
 
 
 def _embedded(path: Path, kind: str, budget: int) -> str:

@@ -66,7 +66,11 @@ def _answer(comparison: Comparison) -> list[str]:
         said += [f"Next comes {second.upper()} with ", _estimate(test[second]), ". "]
         if wins := comparison.improvement.get((first, second)):
             said += [f"A run of {first.upper()} beats one of {second.upper()} with probability "]
-            said += [_estimate(wins), ". "]
+            said.append(_estimate(wins))
+            undecided = (
+                wins.low is not None and wins.high is not None and wins.low < 0.5 < wins.high
+            )
+            said.append(", which does not tell the two apart. " if undecided else ". ")
     if test[first].low is None:
         said.append("One seed only: nothing tells how other seeds would do, so no interval. ")
     return said

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from common.files import write_atomically
+from common.files import readable, write_atomically
 from offline.results.comparable import NONE, Condition
 from offline.results.comparison import Candidate, Comparison
 from offline.results.curve_figure import curve_figure
-from offline.results.figure_files import FigureFile
+from offline.results.figure_files import FOLDER, FigureFile
 from offline.results.inline_svg import inline_svg
 from offline.results.level_figure import best_run, level_figure
 from offline.results.method_styles import DrawnFigure, report_style
@@ -34,7 +34,6 @@ from offline.run_names import short_size
 if TYPE_CHECKING:
     from offline.results.reporting import Report
 
-FOLDER = "figures"  # in that of the report
 _Job = Callable[[], Sequence[DrawnFigure | None]]
 
 
@@ -71,7 +70,8 @@ def draw_figures(report: Report, progress: bool = False, seed: int = 0) -> Itera
             # Folders of data whose names differ only in their parents give one name.
             names[figure.name] = names.get(figure.name, 0) + 1
             again = f"-{names[figure.name]}" if names[figure.name] > 1 else ""
-            yield figure._replace(name=figure.name + again)
+            # Captions name folders of runs.
+            yield figure._replace(name=figure.name + again, caption=readable(figure.caption))
 
 
 def _jobs(report: Report, seed: int) -> Iterator[_Job]:

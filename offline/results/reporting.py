@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import ToolkitError
-from common.files import write_atomically
+from common.files import readable, write_atomically
 from offline.results.claims import Verdict, judge
 from offline.results.claims_file import claims_markdown
 from offline.results.collected import Collection, collect
@@ -102,4 +102,4 @@ def _rows_as_csv(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, text.encode())
+    write_atomically(path, readable(text).encode())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import ToolkitError
 from common.evaluation import Origin, read_episodes, read_origin
+from common.files import readable
 from common.rollout import EpisodeResult
 from offline.results.comparable import Setting, complete_settings, setting_of
 from offline.results.statistics import SPLITS, TRAIN, SplitSummary, score_range, summarise
@@ -142,12 +143,21 @@ def _read_settings(folder: Path, names: Collection[str]) -> dict[str, Any]:
         raise ToolkitError("meta.json is broken: it holds no settings")
     if "algo" not in meta["settings"]:
         raise ToolkitError("no run of an offline method: its settings have no --algo")
-    settings = complete_settings(meta["settings"])
+    settings = complete_settings(
+        {readable(name): _as_text(value) for name, value in meta["settings"].items()}
+    )
     try:
         score_range(settings["env_name"], settings["distribution_mode"])
     except ValueError as error:
         raise ToolkitError(str(error)) from error
     return settings
+
+
+def _as_text(value: Any) -> Any:
+    """A setting's value in which names of folders can be written anywhere."""
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    return readable(value) if isinstance(value, str) else value
 
 
 def _require_finished(

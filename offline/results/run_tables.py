@@ -69,7 +69,8 @@ def _facts(run: CollectedRun, mode: str, labels: Mapping[Setting, str]) -> list[
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     buffer = io.BytesIO()
-    text = io.TextIOWrapper(buffer, encoding="utf-8", newline="")
+    # A folder's name need not be UTF-8.
+    text = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)

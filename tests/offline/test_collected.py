@@ -204,6 +204,13 @@ def test_other_data_or_levels_are_another_condition_and_not_another_setting_of_t
     assert set(differences({run.setting for run in runs}).values()) == {""}
 
 
+def test_a_folder_of_data_is_the_same_with_a_slash_at_its_end(tmp_path: Path) -> None:
+    for seed, dataset in enumerate(("data/1M_E", "data/1M_E/", "./data//1M_E")):
+        write_run(tmp_path, RETURNS, seed=seed, dataset=dataset, xpid=f"run{seed}")
+    (condition,) = {run.setting.condition for run in collect([tmp_path]).runs}
+    assert condition.dataset == ("data/1M_E",)
+
+
 def test_an_epoch_without_evaluation_is_a_gap_in_the_curve(tmp_path: Path) -> None:
     folder = write_run(tmp_path, RETURNS, epochs=1)
     with open(folder / "logs.csv", "a") as file:

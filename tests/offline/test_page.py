@@ -224,6 +224,20 @@ def test_many_figures_are_folded_after_the_first_four(tmp_path: Path) -> None:
     assert re.findall(r'id="figure-(f\d)"', folded) == ["f4", "f5"]
 
 
+def test_many_figures_leave_the_page_below_its_limit(tmp_path: Path) -> None:
+    write_run(tmp_path, RETURNS)
+    large = FIGURE.svg.replace("<rect", f"<!--{1_000_000 * '.'}--><rect")
+    figures = [FIGURE._replace(name=f"f{i}", svg=large) for i in range(20)]
+    told = page.page(report_on(tmp_path), [*figures, FIGURE])
+    assert 4_000_000 < len(told.encode()) < 6_000_000
+    shown = ["0", "1", "2", "3"]
+    assert re.findall(r'aria-describedby="caption-f(\d+)"', told) == shown
+    named = re.findall(r'no room for this figure: see <a href="figures/f(\d+).svg">', told)
+    assert [*shown, *named] == [f"{i}" for i in range(20)]
+    assert 'aria-describedby="caption-iqm"' in told
+    assert told.count("<figcaption") == 21
+
+
 def test_one_seed_has_no_interval_and_the_page_says_so(tmp_path: Path) -> None:
     write_study(tmp_path, games=["coinrun"], methods=["bc", "cql"], seeds=[1], episodes=5)
     told = page.page(report_on(tmp_path), ())
@@ -245,6 +259,15 @@ def test_the_page_says_what_came_out(tmp_path: Path) -> None:
         "beats one of CQL with probability 1.00 [0.16, 1.00]."
     ) in told
     assert told.startswith("2 methods on coinrunRuns4MethodsBC, CQLGamescoinrunSeeds2Newest run2")
+
+
+def test_the_page_says_so_where_seeds_do_not_tell_the_best_two_apart(tmp_path: Path) -> None:
+    for seed, (bc, cql) in enumerate([(7.5, 6.0), (7.0, 7.25)]):
+        write_run(tmp_path, constant_returns(9.0, 7.0, bc), seed=seed, algo="bc")
+        write_run(tmp_path, constant_returns(8.0, 6.0, cql), seed=seed, algo="cql")
+    told = re.sub(r"<[^>]*>", "", page.headline(report_on(tmp_path)))
+    # BC wins 3 of the 4 pairs.
+    assert re.search(r"with probability 0\.75 \[.*\], which does not tell the two apart\.", told)
 
 
 def test_a_single_level_has_a_map_of_one(tmp_path: Path) -> None:

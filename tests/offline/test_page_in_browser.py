@@ -200,6 +200,22 @@ def test_a_desktop_shows_the_answer_at_first_sight(reader: Browser, tmp_path: Pa
     assert min(path.stat().st_size for path in tmp_path.glob("*.png")) > 10_000
 
 
+def test_data_to_which_others_only_add_have_a_name_in_filter_and_table(
+    window: Browser, tmp_path: Path
+) -> None:
+    for order in ("recorded", "best"):
+        write_run(tmp_path, constant_returns(9.0, 7.0, 6.0), episode_order=order, epochs=1)
+    write_page(make_report([tmp_path], (), np.random.default_rng(0)), [], tmp_path / "index.html")
+    window.open(tmp_path / "index.html")
+    plain = "easy, 200 levels, built-in data, up to 1,000,000 transitions"
+    names = {plain, "best episodes first"}
+    options = window.run(
+        "return [...document.querySelectorAll('#data-filter option')].map((option) => option.text)"
+    )
+    assert sorted(options) == sorted(["all data", *names])
+    assert set(column(window, "Data")) == names
+
+
 def test_figures_are_shown_with_their_captions(window: Browser, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     write_run(runs, constant_returns(9.0, 7.0, 6.0))

@@ -174,6 +174,24 @@ def test_what_does_not_count_is_told_and_listed(tmp_path: Path) -> None:
     assert done.stdout.endswith(f"1 runs; report in {tmp_path / 'out'}\n")
 
 
+def test_names_that_are_no_utf8_are_written_with_escapes(tmp_path: Path) -> None:
+    runs, odd = tmp_path / "runs", "caf\udce9"  # as Python reads the name b"caf\xe9"
+    write_run(runs, RETURNS, seed=1, epochs=1, xpid=odd, dataset=f"data/{odd}")
+    write_run(runs, None, seed=2, epochs=1, xpid=f"{odd}2")
+    done = run(COMMAND, f"--save_path={runs}", f"--out={tmp_path / odd}", PYTHONIOENCODING="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"1 runs; report in {tmp_path}/caf\\udce9\n")
+    rows = read_rows(tmp_path / odd / "results.csv")
+    assert {row["folder"] for row in rows} == {f"{runs}/coinrun/caf\\udce9"}
+    assert {row["data"].split(", ")[2] for row in rows} == {"data/caf\\udce9"}
+    (left_out,) = read_rows(tmp_path / odd / "left_out.csv")
+    assert left_out["path"] == f"{runs}/coinrun/caf\\udce92"
+    captions = (tmp_path / odd / "figures" / "captions.md").read_text()
+    assert "(run caf\\udce9)" in captions
+    page = (tmp_path / odd / "index.html").read_text()
+    assert f'<th scope="row" class="text">{runs}/coinrun/caf\\udce92</th>' in page
+
+
 def test_many_that_do_not_count_are_told_in_a_few_lines(tmp_path: Path) -> None:
     write_run(tmp_path, RETURNS, epochs=1)
     for seed in range(20):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
+from offline.results.page import write_page
+from offline.results.reporting import make_report
 from tests.browser import Browser
 from tests.page_reading import (
     FILMED,
@@ -13,6 +17,7 @@ from tests.page_reading import (
     opened,
 )
 from tests.report_pages import HOSTILE
+from tests.synthetic_runs import constant_returns, write_run
 
 pytestmark = pytest.mark.service
 
@@ -119,6 +124,33 @@ def test_what_runs_are_called_is_text(reader: Browser) -> None:
     assert HOSTILE in reader.texts("dialog td")
     assert reader.run(shown) == [None, 0]
     assert reader.complaints() == []
+
+
+def test_a_run_whose_name_is_no_utf8_is_listed_and_opens(window: Browser, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", constant_returns(9.0, 7.0, 6.0), xpid="caf\udce9", epochs=1)
+    window.open(page_on(tmp_path))
+    window.click("#run-table tbody a")
+    window.wait_for("dialog[open]")
+    assert window.text("dialog .body > .path") == f"{tmp_path}/runs/coinrun/caf\\udce9"
+    assert window.run("return location.hash") == "#run/coinrun/caf%5Cudce9"
+    assert window.complaints() == []
+
+
+def test_the_only_level_of_a_run_is_not_said_to_have_others(
+    window: Browser, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "runs", {"train": [4.0]}, meta={"level": 40}, epochs=1)
+    window.open(page_on(tmp_path))
+    window.click("#run-table tbody a")
+    window.wait_for("dialog[open]")
+    assert window.text("dialog .map ~ .note") == "The evaluation played 1 of 1 training level."
+
+
+def page_on(folder: Path) -> Path:
+    """The page, without figures, on the runs in `folder`/runs."""
+    report = make_report([folder / "runs"], (), np.random.default_rng(0))
+    write_page(report, [], folder / "index.html")
+    return folder / "index.html"
 
 
 def test_films_do_not_start_for_those_who_want_less_motion(reader: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UsageError
+from common.flags import parse_flags
 from offline import study
 from offline.arguments import parse_training
 from tests.command_runs import start_python, the_error
@@ -93,6 +96,7 @@ def test_a_study_that_is_killed_and_given_again_ends_in_its_report_with_nothing_
     expected = [(r.xpid, split) for r in runs[:2] for split in ("test.gif", "train.gif")]
     assert sorted((p.parents[1].name, p.name) for p in films) == sorted(expected)
     assert {row["method"] for row in read_rows(out / "results.csv")} == {"bc", "cql"}
+    assert (out / "index.html").is_file()
     printed = second.stdout.splitlines()
     assert "4 runs; report in" in second.stdout
     assert printed[-2:-1] == [f"page: {out / 'index.html'}"]
@@ -143,8 +147,32 @@ def test_a_folder_with_a_study_of_other_settings_is_refused(
     commands.parent.mkdir()
     commands.write_text("python -m offline.evaluate_offline_agent --epochs=7\n")
     assert study.main(flags(tmp_path, dataset, "--only=bc")) == 2
-    assert "holds a study of other settings" in the_error(capsys.readouterr().err)
+    assert the_error(capsys.readouterr().err) == (
+        f"error: --save_path {tmp_path}: holds a study of other settings, or of more methods or "
+        "seeds: give those, or name another folder"
+    )
     assert sorted(path.name for path in commands.parent.iterdir()) == ["evaluation.txt"]
+
+
+def test_a_folder_may_be_named_otherwise_and_given_more_seeds_but_not_fewer(
+    tmp_path: Path, dataset: Path
+) -> None:
+    out = tmp_path / "my report"
+    write_commands(out, dataset, 1)
+    otherwise = Path(os.path.relpath(out))
+    runs = write_commands(otherwise, dataset, 2)
+    assert [(run.save_path, run.seed) for run in runs] == [
+        (str(otherwise / "runs"), 88),
+        (str(otherwise / "runs"), 89),
+    ]
+    with pytest.raises(UsageError, match="more methods or seeds"):
+        write_commands(out, dataset, 1)
+
+
+def write_commands(out: Path, dataset: Path, num_trials: int) -> list[argparse.Namespace]:
+    given = flags(out, dataset, "--only=bc", f"--num_trials={num_trials}")
+    files = (out / "commands" / f"{kind}.txt" for kind in ("training", "evaluation"))
+    return study._write_commands(parse_flags(study._FLAGS, given, ""), *files)
 
 
 @pytest.mark.parametrize(

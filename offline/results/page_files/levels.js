@@ -73,7 +73,7 @@ function levelTable(cells) {
 
 function levelNote(levels, cells) {
   const played = cells.filter((cell) => cell[1] !== null).length;
-  const others = levels.cells ? "" : " The others are not drawn.";
+  const others = levels.cells || played === levels.count ? "" : " The others are not drawn.";
   const text = `The evaluation played ${played} of ${plural(levels.count, "training level")}.${others}`;
   return html("p", { class: "note" }, text);
 }

@@ -37,10 +37,13 @@ const figure = (name, split) => ({
 });
 const varied = (value) => new Set(report.runs.map(value)).size > 1;
 
-/** What sets the data of a run apart from those of the others. */
+/** What sets the data of a run apart from those of the others: all, where these only add to them. */
 const dataParts = report.conditions.map((condition) => condition.split(", "));
 const sharedParts = dataParts.reduce((shared, parts) => shared.filter((part) => parts.includes(part)));
-const ownData = (i) => dataParts[i].filter((part) => !sharedParts.includes(part)).join(", ");
+const ownData = (i) =>
+  dataParts.length === 1
+    ? ""
+    : dataParts[i].filter((part) => !sharedParts.includes(part)).join(", ") || report.conditions[i];
 
 const columns = [
   text("Game", (run) => run.game),
