@@ -256,7 +256,7 @@ def test_the_page_says_what_came_out(tmp_path: Path) -> None:
     assert (
         "On unseen levels BC scores highest: 0.50 [0.50, 0.50], where 1 is perfect play, and on "
         "training levels 0.80 [0.80, 0.80]. Next comes CQL with 0.20 [0.20, 0.20]. A run of BC "
-        "beats one of CQL with probability 1.00 [0.16, 1.00]."
+        "beats one of CQL with probability 1.00 [0.16, 1.00], which does not tell the two apart."
     ) in told
     assert told.startswith("2 methods on coinrunRuns4MethodsBC, CQLGamescoinrunSeeds2Newest run2")
 
