@@ -103,7 +103,7 @@ SEARCHED = {
 }
 # What the methods of the study have in common, and what is a method's own.
 STUDY = (
-    values(env_name=["coinrun"], num_levels=[200], dataset_size=[14_000])
+    values(env_name=["coinrun"], num_levels=[200], dataset_size=[12_000])
     | values(agent_model=["dqn"], hidden_size=[64], lr=[5e-4], batch_size=[64])
     | values(num_eval_episodes=[10])
 )
