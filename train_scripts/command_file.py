@@ -25,8 +25,8 @@ from online.arguments import parse_collection, parse_ppo
 LOG_DIR = "logs"
 
 _PIECE = re.compile(
-    r"""(?P<plain>[^\s'"\\\#~$`;&|<>()*?[{][^\s'"\\$`;&|<>()*?[{]*(?=\s))
-      | (?P<space>[^\S\n]+|\\\n)
+    r"""[^\S\n]*(?P<plain>[^\s'"\\\#~$`;&|<>()*?[{][^\s'"\\$`;&|<>()*?[{]*)(?=\s)
+      | (?P<space>(?:[^\S\n]|\\\n)+)
       | (?P<end>\n)
       | (?P<comment>\#[^\n]*)
       | (?P<quoted>(?!~)(?:[^\s'"\\$`;&|<>()*?[{]|'[^']*'|"(?:[^"\\$`]|\\.)*"|\\.)+)
@@ -301,7 +301,8 @@ def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
     words: list[str] = []
     line = start = 1
     for piece in _PIECE.finditer(text):
-        kind, written = piece.lastgroup, piece[0]
+        kind = piece.lastgroup or ""
+        written = piece[kind]
         if kind == "open":
             raise UsageError(f"{path}: line {line}: a quote that is not closed")
         if kind == "expanded":

@@ -163,7 +163,6 @@ def _submit(commands: Sequence[Command], settings: argparse.Namespace) -> int:
             write_out([_script(job_folder, len(array), settings), *itertools.chain(*jobs)])
         return 0
     _prepare_logs(folder)
-    _link_latest(folder)  # may be refused, and jobs whose ids nobody is told are lost
     ids = _submit_arrays(job_folder, arrays, settings)
     what = f"jobs {ids}" if len(packs) > 1 else f"job {ids}"
     kind = ".eval" if left[0].evaluates else ""
@@ -174,6 +173,7 @@ def _submit(commands: Sequence[Command], settings: argparse.Namespace) -> int:
             f"logs of the jobs: {job_folder}",
         ]
     )
+    _link_latest(folder)  # last, as it may be refused: the ids of the jobs are told
     return 0
 
 
