@@ -32,7 +32,7 @@ class Progress:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
     def means(self) -> dict[str, float]:
-        """Metrics of the epoch, averaged over its batches; the one host synchronisation."""
+        """Metrics of the epoch, averaged over its batches; the host waits for them."""
         return {name: float(total) / max(self.batch, 1) for name, total in self.sums.items()}
 
 
