@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from offline.data.store import select_episodes
 from offline.data.views import View, make_view
 from offline.lockstep import fit
 from offline.training import Run
+from tests.eventful_view import Eventful, be_terminated
 from tests.method_fixtures import play, talkative
 from tests.offline_commands import (
     CPU,
@@ -87,37 +86,8 @@ class PowerCutError(Exception):
     """Nothing catches it and nothing is saved because of it."""
 
 
-class Eventful:
-    """A view that passes batches on; while it makes number `when` (from 1), something happens."""
-
-    def __init__(self, view: View, when: int, event: Callable[[], object]) -> None:
-        self.view = view
-        self.when = when
-        self.event = event
-        self.made = 0
-
-    batches_ahead = 0
-    leave_gpu = None
-
-    def gather(self, indices: np.ndarray) -> Any:
-        raise AssertionError("batches are wanted on a CPU")
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def batch(self, indices: np.ndarray) -> Any:
-        self.made += 1
-        if self.made == self.when:
-            self.event()
-        return self.view.batch(indices)
-
-
 def cut_power() -> None:
     raise PowerCutError
-
-
-def be_terminated() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def begin(algo: str, view: View, save_path: Path, changes: dict[str, Any]) -> Run:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from offline.data.store import select_episodes
 from offline.data.views import View, make_view
 from offline.lockstep import fit
 from offline.training import Run
+from tests.eventful_view import Eventful, be_terminated
 from tests.offline_commands import (
     CPU,
     GAME,
@@ -110,32 +109,6 @@ def view(dataset: Path) -> View:
 def alone(view: View, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The --save_path of three runs of bc, one after the other."""
     return train_alone(view, tmp_path_factory.mktemp("alone"))
-
-
-class Eventful:
-    """A view that passes batches on; while it makes number `when` (from 1), something happens."""
-
-    batches_ahead = 0
-    leave_gpu: Callable[[], str] | None = None
-
-    def __init__(self, view: View, when: int, event: Callable[[], object]) -> None:
-        self.view = view
-        self.when = when
-        self.event = event
-        self.made = 0
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def batch(self, indices: np.ndarray) -> Any:
-        self.made += 1
-        if self.made == self.when:
-            self.event()
-        return self.view.batch(indices)
-
-
-def be_terminated() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 # To the bit
