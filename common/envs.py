@@ -20,6 +20,9 @@ from common.games import DISTRIBUTION_MODES, FRAME_SHAPE, GAMES, NUM_ACTIONS
 NUM_VALIDATION_LEVELS = 50
 MAX_LEVEL_SEED = 2**31 - 1
 
+# Observations, rewards, terminations, truncations and infos, as gymnasium orders them.
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
 
 class LevelSplit(NamedTuple):
     """A set of levels as Procgen takes it: seeds start_level .. start_level + num_levels - 1.
@@ -101,20 +104,39 @@ class ProcgenVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._seed = seed
         self._fresh = True
-        self._engine = self._build()
+        self._engine = self._build(num_envs)
+        self._everyone_plays()
 
-    def _build(self) -> Any:
+    def _build(self, num: int) -> Any:
         _silence_gym_notice()
         from procgen import ProcgenGym3Env
 
         return ProcgenGym3Env(
-            num=self.num_envs, env_name=self.env_name, rand_seed=self._seed, **self._options
+            num=num, env_name=self.env_name, rand_seed=self._seed, **self._options
         )
 
-    def _infos(self) -> dict[str, Any]:
+    def _renew(self) -> None:
+        self._engine.close()
+        self._engine = self._build(self.num_envs)
+        self._everyone_plays()
+
+    def _everyone_plays(self) -> None:
+        self._playing = np.ones(self.num_envs, bool)
+        # The environments that the engine holds, in its order: all that play, maybe some others.
+        self._held = np.arange(self.num_envs)
+
+    def _observe(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Rewards, ends, and frames and infos by name, of those in the engine; not copies."""
+        rewards, observations, firsts = self._engine.observe()
         # gym3 would build one dict per environment and step; its buffers hold the same as arrays.
-        buffers: dict[str, np.ndarray] = self._engine._info
-        return {key: value.copy() for key, value in buffers.items()}
+        return rewards, firsts, {"rgb": observations["rgb"], **self._engine._info}
+
+    def _see_everyone(self) -> None:
+        self._last = {key: values.copy() for key, values in self._observe()[2].items()}
+
+    def _observations_and_infos(self) -> tuple[np.ndarray, dict[str, Any]]:
+        infos = dict(self._last)
+        return infos.pop("rgb"), infos
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
@@ -129,40 +151,75 @@ class ProcgenVectorEnv(VectorEnv):
         if seed is not None and seed != self._seed:
             self._seed, self._fresh = seed, False
         if not self._fresh:
-            self._engine.close()
-            self._engine = self._build()
+            self._renew()
         self._fresh = False
-        _, observations, _ = self._engine.observe()
-        return observations["rgb"].copy(), self._infos()
+        self._see_everyone()
+        return self._observations_and_infos()
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> Step:
         """Play one step; see the class for shapes and for what happens at an episode's end."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Begin what `step` does; Procgen's threads go on while the caller does other things."""
         self._fresh = False
-        self._engine.act(np.asarray(actions))
-        rewards, observations, firsts = self._engine.observe()
-        terminations = np.array(firsts, dtype=bool)
-        return (
-            observations["rgb"].copy(),
-            np.array(rewards, dtype=np.float32),
-            terminations,
-            np.zeros_like(terminations),
-            self._infos(),
-        )
+        if self._playing.any():
+            self._engine.act(np.asarray(actions)[self._held])
+
+    def step_wait(self) -> Step:
+        """Wait for the step that `step_async` began."""
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminations = np.zeros(self.num_envs, bool)
+        if self._playing.any():
+            rewards_held, firsts, buffers = self._observe()
+            if self._playing.all():
+                rewards[:], terminations[:] = rewards_held, firsts
+                self._last = {key: values.copy() for key, values in buffers.items()}
+            else:
+                playing = self._playing[self._held]
+                rows = self._held[playing]
+                rewards[rows], terminations[rows] = rewards_held[playing], firsts[playing]
+                # Copies: the caller has the last ones.
+                self._last = {key: values.copy() for key, values in self._last.items()}
+                for key, values in buffers.items():
+                    self._last[key][rows] = values[playing]
+        observations, infos = self._observations_and_infos()
+        return observations, rewards, terminations, np.zeros_like(terminations), infos
 
     def retire(self, env_ids: np.ndarray) -> None:
-        """Nobody looks at these any more. Procgen steps all or none, so nothing changes."""
+        """Nobody looks at these environments any more: until a reset they stand still.
+
+        They repeat their last observations, with rewards of 0 and no ends. The others play on as
+        they would have.
+        """
+        self._playing[env_ids] = False
+        playing = self._playing[self._held]
+        # Procgen steps all of an engine or none: half empty, it is worth a smaller one.
+        if 0 < 2 * playing.sum() <= len(self._held):
+            states = self._engine.get_state()
+            self._engine.close()
+            self._held = self._held[playing]
+            self._engine = self._build(len(self._held))
+            self._engine.set_state([states[i] for i in np.flatnonzero(playing)])
 
     def save_state(self) -> list[bytes]:
-        """The whole state of every environment, level generators included."""
+        """The whole state of every environment, level generators included.
+
+        ValueError if some have retired.
+        """
+        if not self._playing.all():
+            raise ValueError("the states of environments that have retired are not kept")
         states: list[bytes] = self._engine.get_state()
         return states
 
     def restore_state(self, states: list[bytes]) -> None:
         """Continue from `save_state()` of an environment made with the same arguments."""
+        if not self._playing.all():
+            self._renew()
         self._engine.set_state(states)
         self._fresh = False
+        self._see_everyone()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free Procgen's threads and memory; called once by `close()`."""
@@ -172,9 +229,7 @@ class ProcgenVectorEnv(VectorEnv):
 class JoinedVectorEnv:
     """Several `ProcgenVectorEnv`s, of different levels, stepped as one batch.
 
-    Their environments are numbered through, and arrays are as those of `ProcgenVectorEnv`. One
-    whose environments have all retired is not stepped any more: it repeats its last observations,
-    with rewards of 0 and no ends.
+    Their environments are numbered through, and arrays are as those of `ProcgenVectorEnv`.
     """
 
     def __init__(self, envs: Sequence[ProcgenVectorEnv]) -> None:
@@ -182,41 +237,33 @@ class JoinedVectorEnv:
         ends = np.cumsum([env.num_envs for env in self._envs]).tolist()
         self._rows = [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
         self.num_envs = ends[-1]
-        self._playing = np.ones(self.num_envs, bool)
-        self._last: list[tuple[np.ndarray, dict[str, Any]]] = []
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """First frames of all and infos; everyone plays again."""
-        self._playing[:] = True
-        self._last = [env.reset() for env in self._envs]
-        return self._observations_and_infos()
+        observations, infos = zip(*(env.reset() for env in self._envs), strict=True)
+        return np.concatenate(observations), _joined(infos)
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Play one step with `actions` (num_envs,)."""
-        rewards = np.zeros(self.num_envs, np.float32)
-        terminations = np.zeros(self.num_envs, bool)
-        for i, (env, rows) in enumerate(zip(self._envs, self._rows, strict=True)):
-            if self._playing[rows].any():
-                observations, rewards[rows], terminations[rows], _, infos = env.step(actions[rows])
-                self._last[i] = observations, infos
-        observations, infos = self._observations_and_infos()
-        return observations, rewards, terminations, np.zeros_like(terminations), infos
+    def step(self, actions: np.ndarray) -> Step:
+        """Play one step with `actions` (num_envs,), all environments at a time."""
+        for env, rows in zip(self._envs, self._rows, strict=True):
+            env.step_async(actions[rows])
+        *arrays, infos = zip(*(env.step_wait() for env in self._envs), strict=True)
+        observations, rewards, terminations, truncations = map(np.concatenate, arrays)
+        return observations, rewards, terminations, truncations, _joined(infos)
 
     def retire(self, env_ids: np.ndarray) -> None:
-        """Nobody looks at these environments any more."""
-        self._playing[env_ids] = False
-
-    def _observations_and_infos(self) -> tuple[np.ndarray, dict[str, Any]]:
-        observations, infos = zip(*self._last, strict=True)
-        joined = {key: np.concatenate([info[key] for info in infos]) for key in infos[0]}
-        return np.concatenate(observations), joined
+        """Nobody looks at these environments any more: see `ProcgenVectorEnv.retire`."""
+        for env, rows in zip(self._envs, self._rows, strict=True):
+            env.retire(env_ids[(rows.start <= env_ids) & (env_ids < rows.stop)] - rows.start)
 
     def close(self) -> None:
         """Close all of them."""
         for env in self._envs:
             env.close()
+
+
+def _joined(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {key: np.concatenate([info[key] for info in infos]) for key in infos[0]}
 
 
 def _silence_gym_notice() -> None:

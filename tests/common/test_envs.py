@@ -240,6 +240,42 @@ def test_a_reset_after_restoring_starts_from_the_first_levels() -> None:
     env.close()
 
 
+def test_the_engine_shrinks_as_its_environments_retire() -> None:
+    env = ProcgenVectorEnv(SHORT, 8, seed=3)
+    env.reset()
+    sizes = []
+    for retiring in range(8):
+        env.retire(np.array([retiring]))
+        env.step(np.full(8, 4))
+        sizes.append(env._engine.num)
+    env.close()
+    assert sizes == [8, 8, 8, 4, 4, 2, 1, 1]
+
+
+def test_states_are_of_everyone_or_refused_and_a_restored_one_brings_everyone_back() -> None:
+    env = ProcgenVectorEnv(SHORT, 4, seed=3)
+    env.reset()
+    states = env.save_state()
+    expected = env.step(np.full(4, 8))[0]
+    env.retire(np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match="retired"):
+        env.save_state()
+    env.restore_state(states)
+    np.testing.assert_array_equal(env.step(np.full(4, 8))[0], expected)
+    env.close()
+
+
+def test_a_restored_environment_may_retire_before_its_first_step() -> None:
+    env = ProcgenVectorEnv(SHORT, 4, seed=3)
+    first, infos = env.reset()
+    env.restore_state(env.save_state())
+    env.retire(np.array([0]))
+    frames, _, _, _, now = env.step(np.full(4, 8))
+    np.testing.assert_array_equal(frames[0], first[0])
+    assert now["level_seed"][0] == infos["level_seed"][0]
+    env.close()
+
+
 def test_closing_frees_the_threads_and_can_be_repeated() -> None:
     def threads() -> int:
         return len(os.listdir("/proc/self/task"))

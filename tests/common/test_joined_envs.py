@@ -47,20 +47,43 @@ def test_each_environment_plays_as_it_would_alone(joined: JoinedVectorEnv) -> No
     assert ended > 3
 
 
-def test_those_that_retired_stand_still_only_when_all_of_their_set_did(
-    joined: JoinedVectorEnv,
-) -> None:
-    joined.reset()
-    joined.retire(np.array([1]))
-    before = joined.step(np.zeros(6, np.int64))[0]
-    after = joined.step(np.zeros(6, np.int64))[0]
-    assert [bool((a != b).any()) for a, b in zip(before, after, strict=True)] == [True] * 6
-    joined.retire(np.array([2]))
-    frames, rewards, dones, _, _ = joined.step(np.zeros(6, np.int64))
-    moved = [bool((a != b).any()) for a, b in zip(after, frames, strict=True)]
-    assert moved == [True, False, False, True, True, True]
-    assert not rewards[1:3].any()
-    assert not dones[1:3].any()
+def test_those_that_retired_stand_still_and_the_others_play_on(joined: JoinedVectorEnv) -> None:
+    undisturbed = JoinedVectorEnv(make_envs())
+    before, _ = joined.reset()
+    undisturbed.reset()
+    generator = np.random.default_rng(0)
+    playing = np.ones(6, bool)
+    ended = 0
+    # One of two, then one of three; that of one; at last all but one.
+    for retiring in ([1], [3], [0], [4, 2]):
+        joined.retire(np.array(retiring))
+        playing[retiring] = False
+        for _ in range(60):
+            actions = generator.integers(15, size=6)
+            frames, rewards, dones, truncations, infos = joined.step(actions)
+            expected = undisturbed.step(actions)
+            assert np.array_equal(frames[playing], expected[0][playing])
+            assert np.array_equal(frames[~playing], before[~playing])
+            assert np.array_equal(rewards, np.where(playing, expected[1], 0))
+            assert np.array_equal(dones, expected[2] & playing)
+            assert not truncations.any()
+            for key, values in infos.items():
+                assert np.array_equal(values[playing], expected[4][key][playing])
+            ended += dones.sum()
+            before = frames
+    undisturbed.close()
+    assert ended > 3
+
+
+def test_frames_given_out_are_the_callers_even_after_a_retirement(joined: JoinedVectorEnv) -> None:
+    (env,) = make_envs()[2:]
+    env.reset()
+    env.retire(np.array([0]))
+    given = env.step(np.zeros(3, np.int64))[0]
+    kept = given.copy()
+    env.step(np.zeros(3, np.int64))
+    assert np.array_equal(given, kept)
+    env.close()
 
 
 def test_after_a_reset_all_play_again_from_the_start(joined: JoinedVectorEnv) -> None:
