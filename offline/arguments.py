@@ -241,6 +241,14 @@ RUN_FLAGS = (
         "whose products a card rounds to 10 bits (not measured on a card yet).",
         choices=("auto", "fp32", "tf32", "bf16"),
     ),
+    Flag(
+        "compile",
+        str,
+        "auto",
+        "Train with encoders compiled by torch.compile: half a minute at the start, results equal "
+        "to rounding. auto is off: slower on a CPU, not measured on a card yet.",
+        choices=("auto", "off", "on"),
+    ),
     *TRACKING_FLAGS,
 )
 

@@ -11,9 +11,9 @@ from common.flags import Flag, short_number, unnamed_settings_hash
 LAST_SEED = 2**31 - 1
 # Flags that say where things are or go and cannot change a result, so no run is named by them.
 NOT_IN_NAME = frozenset(
-    "save_path xpid num_seeds resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb "
-    "checkpoint num_final_episodes skip_bad_episodes tensorboard wandb_project wandb_entity "
-    "given".split()
+    "save_path xpid num_seeds resume no_cuda compile ckpt_freq pack_dir data_device "
+    "memory_budget_gb checkpoint num_final_episodes skip_bad_episodes tensorboard "
+    "wandb_project wandb_entity given".split()
 )
 
 

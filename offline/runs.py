@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from common.compiling import compile_encoders, compiles
 from common.device import choose_device
 from common.errors import ToolkitError, UsageError
 from common.evaluation import (
@@ -74,6 +75,7 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
         return
     require_trackers(settings)
     device = choose_device(settings.no_cuda)
+    compiles(settings.compile, device)  # refuses in a moment what would else be refused in minutes
     # Data and the first agent come first: if they cannot be made, no folder is.
     data = load_data(settings, agent_class(settings.algo).view, device)
     with ExitStack() as opened:
@@ -118,6 +120,8 @@ def _open_run(
         max_length=data.summary.max_length,
     )
     agent = make_agent(vars(settings), facts, device)
+    if compiles(settings.compile, device):
+        compile_encoders(agent)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
     run = Run(agent, data.view, settings, folder, title)
     opened.enter_context(run.ending).enter_context(folder.session())

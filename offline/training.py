@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from common import checkpoints
+from common.compiling import uncompiled
 from common.errors import ToolkitError
 from common.evaluation import Results, evaluate, mean_returns, write_evaluation
 from common.run_logger import CsvLog, RunFolder
@@ -330,22 +331,23 @@ class Run:
         return self._evaluate(num_episodes, heed, purpose)
 
     def _play(self, num_episodes: int, heed: Callable[[], None], purpose: str) -> Results:
-        return evaluate(
-            self.agent,
-            env_name=self.settings.env_name,
-            distribution_mode=self.settings.distribution_mode,
-            num_levels=self.settings.num_levels,
-            only_level=self.settings.level,
-            num_episodes=num_episodes,
-            seed=derive_seed(self.settings.seed, purpose),
-            before_step=heed,
-            progress=True,
-        )
+        with uncompiled(self.agent):
+            return evaluate(
+                self.agent,
+                env_name=self.settings.env_name,
+                distribution_mode=self.settings.distribution_mode,
+                num_levels=self.settings.num_levels,
+                only_level=self.settings.level,
+                num_episodes=num_episodes,
+                seed=derive_seed(self.settings.seed, purpose),
+                before_step=heed,
+                progress=True,
+            )
 
 
 # A run may be continued with other values of these.
 _FREE_TO_CHANGE = frozenset(
-    "save_path xpid num_seeds resume no_cuda pack_dir data_device memory_budget_gb "
+    "save_path xpid num_seeds resume no_cuda compile pack_dir data_device memory_budget_gb "
     "num_final_episodes ckpt_freq skip_bad_episodes checkpoint tensorboard wandb_project "
     "wandb_entity given dataset".split()
 )

@@ -54,6 +54,13 @@ TRAINER_FLAGS = (
         "Arithmetic of the update; as in offline training.",
         choices=("auto", "fp32", "tf32", "bf16"),
     ),
+    Flag(
+        "compile",
+        str,
+        "auto",
+        "Update with an encoder compiled by torch.compile; as in offline training.",
+        choices=("auto", "off", "on"),
+    ),
     Flag("model_saving_dir", str, "runs/online", "Runs go to <dir>/<env_name>/<xpid>/."),
     Flag("xpid", str, "", "Name of the run; made from the settings when empty."),
     Flag("checkpoint_path", str, "", "Start from the weights of this checkpoint."),
@@ -109,8 +116,9 @@ EVALUATION_FLAGS = (
 # Flags that the name shows, or that cannot change what is learnt.
 _NOT_IN_HASH = frozenset(
     "env_name distribution_mode num_levels lr ppo_epoch num_mini_batch value_loss_coef "
-    "entropy_coef seed algo xpid resume no_cuda model_saving_dir log_interval archive_interval "
-    "save_dataset dataset_saving_dir tensorboard wandb_project wandb_entity".split()
+    "entropy_coef seed algo xpid resume no_cuda compile model_saving_dir log_interval "
+    "archive_interval save_dataset dataset_saving_dir tensorboard wandb_project "
+    "wandb_entity".split()
 )
 
 

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from common import checkpoints
+from common.compiling import compile_encoders, compiles
 from common.device import choose_device, resolve_precision
 from common.envs import ProcgenVectorEnv
 from common.errors import ToolkitError, UsageError
@@ -46,6 +47,8 @@ class Trainer:
         self.device = choose_device(settings.no_cuda)
         seed_everything(settings.seed)
         network = ActorCritic(NUM_ACTIONS, settings.hidden_size).to(self.device)
+        if compiles(settings.compile, self.device):
+            compile_encoders(network)
         if settings.checkpoint_path:
             start, _ = load_policy(Path(settings.checkpoint_path), self.device)
             checkpoints.load_weights(network, start.state_dict(), Path(settings.checkpoint_path))
@@ -273,7 +276,7 @@ class Trainer:
 
 
 _FREE_TO_CHANGE = frozenset(
-    "resume no_cuda num_env_steps model_saving_dir xpid log_interval archive_interval "
+    "resume no_cuda compile num_env_steps model_saving_dir xpid log_interval archive_interval "
     "dataset_saving_dir tensorboard wandb_project wandb_entity given".split()
 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,13 @@ def _generate(argv: Sequence[str] | None) -> int:
         write_out(lines)
         return 0
     path = Path(settings.out or f"{settings.grid_config}_commands.txt")
-    _save(path, "".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    if settings.dry_run:  # of a submission, which reads a file: one that does not stay
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / path.name
+            _save(path, text)
+            return slurm.main(_submission(path, commands[0][2], settings))
+    _save(path, text)
     logger.info("%d commands in %s", len(commands), path)
     return slurm.main(_submission(path, commands[0][2], settings)) if submits else 0
 

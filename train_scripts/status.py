@@ -56,7 +56,12 @@ FLAGS = (
         choices=("", *MODULE_NAMES),
     ),
     Flag("failed", bool, False, "Print only the commands of failed and lost runs."),
-    Flag("watch", bool, False, "Draw the table anew every 5 seconds until all runs are finished."),
+    Flag(
+        "watch",
+        bool,
+        False,
+        "Draw the table anew every 5 seconds until every run is finished, failed or lost.",
+    ),
 )
 
 
@@ -201,7 +206,7 @@ def _watch(commands: Sequence[Command], settings: argparse.Namespace) -> None:
             states = sweep_states(commands, log_dir, settings.name, jobs)
             start = [CLEAR] if sys.stdout.isatty() else []
             print(*start, *table(commands, states, jobs), sep="\n", flush=True)
-            if all(name == FINISHED for name, _ in states):
+            if all(name in (FINISHED, FAILED, LOST) for name, _ in states):
                 return
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:

@@ -101,8 +101,9 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 }
 # Where things are and go, and what happens besides: the agent that comes out is the same.
 NO_CHANGE = set(
-    "algo num_seeds save_path xpid resume no_cuda ckpt_freq pack_dir data_device memory_budget_gb "
-    "num_final_episodes skip_bad_episodes tensorboard wandb_project wandb_entity".split()
+    "algo num_seeds save_path xpid resume no_cuda compile ckpt_freq pack_dir data_device "
+    "memory_budget_gb num_final_episodes skip_bad_episodes tensorboard wandb_project "
+    "wandb_entity".split()
 )
 
 

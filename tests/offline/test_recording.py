@@ -17,20 +17,11 @@ from common.envs import ProcgenVectorEnv
 from common.rollout import EpisodeResult
 from offline import evaluate_offline_agent
 from offline.agents import load_agent
-from offline.results import recording
+from offline.results import recording, recording_pictures
 from offline.results.figures import COLOURS
 from offline.results.recording import Play, RecordedEpisode, best_median_and_worst, record
-from offline.results.recording_video import (
-    FINAL_PICTURES,
-    HEIGHT,
-    PLAY,
-    WIDTH,
-    Artist,
-    encode_gif,
-    encode_mp4,
-    find_ffmpeg,
-    moments,
-)
+from offline.results.recording_pictures import HEIGHT, PLAY, WIDTH, Artist, moments
+from offline.results.recording_video import FINAL_PICTURES, encode_gif, encode_mp4, find_ffmpeg
 from tests.offline_commands import CPU, GAME, FinishedRun, flags
 
 EPISODES = 5
@@ -155,7 +146,7 @@ def test_the_best_the_median_and_the_worst_are_found_by_return() -> None:
 
 def test_a_picture_shows_the_frame_enlarged_and_a_bar_for_each_action() -> None:
     episode = an_episode([0.0, 1.0])
-    picture = np.asarray(next(Artist("bc", "train").pictures(moments([episode])[1:])))
+    picture = next(Artist("bc", "train").pictures(moments([episode])[1:]))
     assert picture.shape == (320, 540, 3)
     # Every pixel of the game is a square of 5 x 5.
     frame = picture[:, :320].reshape(64, 5, 64, 5, 3)
@@ -171,28 +162,60 @@ def test_the_panel_tells_level_step_return_and_the_chosen_action(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts: list[str] = []
-    draw = ImageDraw.ImageDraw.text
+    letters = recording_pictures._lettering
 
-    def text(self: ImageDraw.ImageDraw, place: Any, words: str, *rest: Any, **more: Any) -> None:
-        texts.append(words)
-        draw(self, place, words, *rest, **more)
+    def lettering(text: str, bold: bool = False, size: int = 12) -> np.ndarray:
+        texts.append(text)
+        return letters(text, bold, size)
 
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    monkeypatch.setattr(recording_pictures, "_lettering", lettering)
     pictures = Artist("coinrun, bc", "validation").pictures(moments([an_episode([0.5, -2, 10])]))
     assert len(list(pictures)) == 4
     assert texts[:3] == ["validation level 7", "coinrun, bc", "best of 3"]
+    first = [place for place, words in enumerate(texts) if words.startswith("step")]
     states = ("0 of 3   return 0", "1 of 3   return 0.5", "2 of 3   return -1.5")
-    expected = [*states, "3 of 3   return 8.5"]
-    assert [words for words in texts if words.startswith("step")] == [f"step {s}" for s in expected]
+    expected = [f"step {state}" for state in (*states, "3 of 3   return 8.5")]
+    assert ["".join(texts[place : place + 2]) for place in first] == expected
     assert texts[-2:] == ["right", "50%"]
+
+
+def test_the_chosen_action_and_its_probability_are_written_in_the_accent() -> None:
+    episode = an_episode([0.0])
+    episode.play.actions[0] = 14  # its probability is a quarter
+    artist = Artist("bc", "train")
+    panel = next(iter(artist.with_panels(moments([episode]))))[1]
+    rows = panel[92:317].reshape(15, 15, 220)
+    accent = (artist.colours == BLUE).all(1).argmax()
+    shades = range(accent, accent + 4)
+    inked = [np.isin(row[:, :90], shades).any() for row in rows]
+    assert inked == [False] * 14 + [True]
+    assert np.isin(rows[14][:, 180:], shades).any()
+    assert not np.isin(rows[:14][..., 180:], shades).any()
+
+
+@pytest.mark.parametrize("text", ["Wave, level 17: jump!", "", "100%"])
+def test_lettering_is_what_pillow_writes_in_few_shades(text: str) -> None:
+    lettering = recording_pictures._lettering(text, size=11)
+    font = recording_pictures._font(False, 11)
+    image = Image.new("L", lettering.shape[::-1], 255)
+    ImageDraw.Draw(image).text((0, 0), text, 0, font)
+    apart = lettering.astype(int) * 255 // 4 - np.asarray(image, int)
+    assert np.abs(apart).max() <= 32
+    assert bool((lettering < 4).any()) == bool(text)
+
+
+def test_words_longer_than_the_panel_are_cut_off() -> None:
+    picture = next(
+        Artist("a player with a long name " * 9, "test").pictures(moments([an_episode([1.0])]))
+    )
+    assert picture.shape == (HEIGHT, WIDTH, 3)
 
 
 def test_each_episode_has_a_background_of_its_own() -> None:
     episodes = [an_episode([1.0], level_seed=level) for level in (7, 8)]
     first, _, second, _ = Artist("bc", "test").pictures(moments(episodes))
-    title = (PLAY, 0, WIDTH, 22)
-    assert first.crop(title).tobytes() != second.crop(title).tobytes()
-    assert first.crop((0, 0, PLAY, HEIGHT)).tobytes() == second.crop((0, 0, PLAY, HEIGHT)).tobytes()
+    assert (first[:22, PLAY:] != second[:22, PLAY:]).any()
+    assert (first[:, :PLAY] == second[:, :PLAY]).all()
 
 
 # The files
@@ -209,7 +232,7 @@ def test_a_gif_holds_every_step_and_dwells_on_the_end_of_each_episode() -> None:
     for number, picture in enumerate(artist.pictures(moments(episodes))):
         gif.seek(number)
         assert gif.info["duration"] == (70 * FINAL_PICTURES if number in (4, 7) else 70)
-        apart = np.abs(np.asarray(gif.convert("RGB"), int) - np.asarray(picture, int))
+        apart = np.abs(np.asarray(gif.convert("RGB"), int) - picture.astype(int))
         assert apart.mean() < 12  # 128 colours for frames of random ones
         assert apart[:, PLAY:].mean() < 0.3
         assert apart[92:317, 412:496].max() == 0  # bars are as they were
@@ -236,7 +259,7 @@ def test_an_mp4_holds_every_step(tmp_path: Path) -> None:
     raw = subprocess.run([*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
     frames = np.frombuffer(raw.stdout, np.uint8).reshape(-1, HEIGHT, WIDTH, 3).astype(int)
     expected = [
-        np.asarray(picture, int)
+        picture.astype(int)
         for moment, picture in zip(
             moments(episodes), artist.pictures(moments(episodes)), strict=True
         )

@@ -400,12 +400,21 @@ def start_watching(sweep: Sweep) -> subprocess.Popen[str]:
     return watcher
 
 
-def test_watch_draws_until_all_are_finished(sweep: Sweep) -> None:
+@pytest.mark.parametrize(
+    ("file", "text", "state"),
+    [
+        ("final_model.pt", "", "finished"),
+        ("out.log", "2026-03-01 10:20:00,123 error: the loss is not finite\n", "failed"),
+    ],
+)
+def test_watch_draws_until_nothing_will_change(
+    sweep: Sweep, file: str, text: str, state: str
+) -> None:
     watcher = start_watching(sweep)
-    sweep.leave(0, "final_model.pt", "")
+    sweep.leave(0, file, text)
     out, err = watcher.communicate(timeout=60)
     assert (watcher.returncode, err) == (0, "")
-    assert out.splitlines()[-1] == "1 runs: 1 finished"
+    assert out.splitlines()[-1] == f"1 runs: 1 {state}"
 
 
 def test_watch_ends_when_nobody_reads(sweep: Sweep) -> None:
