@@ -95,8 +95,6 @@ class ProcgenVectorEnv(VectorEnv):
             "start_level": start_level,
             "num_levels": num_levels,
             "distribution_mode": distribution_mode,
-            # More threads than cores only add switching; one per environment is the limit.
-            "num_threads": max(1, min(num_envs, os.cpu_count() or 1)),
         }
         self.single_observation_space = gymnasium.spaces.Box(0, 255, FRAME_SHAPE, np.uint8)
         self.single_action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)
@@ -106,13 +104,19 @@ class ProcgenVectorEnv(VectorEnv):
         self._fresh = True
         self._engine = self._build(num_envs)
         self._everyone_plays()
+        _, _, self._last = self._observe()
 
     def _build(self, num: int) -> Any:
         _silence_gym_notice()
         from procgen import ProcgenGym3Env
 
         return ProcgenGym3Env(
-            num=num, env_name=self.env_name, rand_seed=self._seed, **self._options
+            num=num,
+            env_name=self.env_name,
+            rand_seed=self._seed,
+            # More threads than cores only add switching; one per environment is the limit.
+            num_threads=max(1, min(num, os.cpu_count() or 1)),
+            **self._options,
         )
 
     def _renew(self) -> None:
@@ -126,13 +130,11 @@ class ProcgenVectorEnv(VectorEnv):
         self._held = np.arange(self.num_envs)
 
     def _observe(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Rewards, ends, and frames and infos by name, of those in the engine; not copies."""
-        rewards, observations, firsts = self._engine.observe()
+        """Rewards, ends, and frames and infos by name, of those in the engine."""
+        rewards, observations, firsts = self._engine.observe()  # which copies what it gives
         # gym3 would build one dict per environment and step; its buffers hold the same as arrays.
-        return rewards, firsts, {"rgb": observations["rgb"], **self._engine._info}
-
-    def _see_everyone(self) -> None:
-        self._last = {key: values.copy() for key, values in self._observe()[2].items()}
+        infos = {key: values.copy() for key, values in self._engine._info.items()}
+        return rewards, firsts, {**observations, **infos}
 
     def _observations_and_infos(self) -> tuple[np.ndarray, dict[str, Any]]:
         infos = dict(self._last)
@@ -150,10 +152,10 @@ class ProcgenVectorEnv(VectorEnv):
             raise UsageError("Procgen takes one seed for all environments, not a list")
         if seed is not None and seed != self._seed:
             self._seed, self._fresh = seed, False
-        if not self._fresh:
+        if not (self._fresh and self._playing.all()):
             self._renew()
         self._fresh = False
-        self._see_everyone()
+        _, _, self._last = self._observe()
         return self._observations_and_infos()
 
     def step(self, actions: np.ndarray) -> Step:
@@ -172,17 +174,16 @@ class ProcgenVectorEnv(VectorEnv):
         rewards = np.zeros(self.num_envs, np.float32)
         terminations = np.zeros(self.num_envs, bool)
         if self._playing.any():
-            rewards_held, firsts, buffers = self._observe()
+            rewards_held, firsts, seen = self._observe()
             if self._playing.all():
-                rewards[:], terminations[:] = rewards_held, firsts
-                self._last = {key: values.copy() for key, values in buffers.items()}
+                rewards[:], terminations[:], self._last = rewards_held, firsts, seen
             else:
                 playing = self._playing[self._held]
                 rows = self._held[playing]
                 rewards[rows], terminations[rows] = rewards_held[playing], firsts[playing]
                 # Copies: the caller has the last ones.
                 self._last = {key: values.copy() for key, values in self._last.items()}
-                for key, values in buffers.items():
+                for key, values in seen.items():
                     self._last[key][rows] = values[playing]
         observations, infos = self._observations_and_infos()
         return observations, rewards, terminations, np.zeros_like(terminations), infos
@@ -219,7 +220,7 @@ class ProcgenVectorEnv(VectorEnv):
             self._renew()
         self._engine.set_state(states)
         self._fresh = False
-        self._see_everyone()
+        _, _, self._last = self._observe()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free Procgen's threads and memory; called once by `close()`."""

@@ -130,7 +130,7 @@ def _write_video(
     from offline.results.recording_video import encode_gif, encode_mp4
 
     if settings.format == "gif":
-        largest = int(1e6 * settings.gif_megabytes)
+        largest = max(1, int(1e6 * settings.gif_megabytes))
         video = encode_gif(artist, episodes, largest=largest, progress=True)
     else:
         video = encode_mp4(artist, episodes, progress=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from common.compiling import compile_encoders, compiles
+from common.compiling import compile_encoders, compiles, require_compiler
 from common.device import choose_device
 from common.errors import ToolkitError, UsageError
 from common.evaluation import (
@@ -73,9 +73,8 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
             )
     if not left:
         return
-    require_trackers(settings)
     device = choose_device(settings.no_cuda)
-    compiles(settings.compile, device)  # refuses in a moment what would else be refused in minutes
+    _require_packages(settings, device)
     # Data and the first agent come first: if they cannot be made, no folder is.
     data = load_data(settings, agent_class(settings.algo).view, device)
     with ExitStack() as opened:
@@ -84,6 +83,12 @@ def train(settings: argparse.Namespace, level: LevelData | None = None) -> None:
             title = f"seed {run.seed}" if len(left) > 1 else ""
             runs.append(_open_run(run, data, device, level, opened, title))
         fit(runs)
+
+
+def _require_packages(settings: argparse.Namespace, device: torch.device) -> None:
+    """UsageError if anything is missing that the settings need; before minutes of other work."""
+    require_trackers(settings)
+    require_compiler(settings.compile, device)
 
 
 def _is_finished(settings: argparse.Namespace) -> bool:
@@ -120,7 +125,7 @@ def _open_run(
         max_length=data.summary.max_length,
     )
     agent = make_agent(vars(settings), facts, device)
-    if compiles(settings.compile, device):
+    if compiles(settings.compile):
         compile_encoders(agent)
     folder = RunFolder(settings.save_path, settings.env_name, settings.xpid)
     run = Run(agent, data.view, settings, folder, title)
@@ -161,7 +166,7 @@ def train_on_one_level(settings: argparse.Namespace) -> str:
     if all((run_path(run) / FINAL).exists() for run in of_each_seed(settings)):
         train(settings)  # says that it is finished, and needs no data
     else:
-        require_trackers(settings)
+        _require_packages(settings, choose_device(settings.no_cuda))
         stores = open_stores(settings)
         allowed = [settings.level] if settings.level is not None else settings.levels or None
         chosen = choose_level(

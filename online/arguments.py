@@ -58,7 +58,7 @@ TRAINER_FLAGS = (
         "compile",
         str,
         "auto",
-        "Update with an encoder compiled by torch.compile; as in offline training.",
+        "Play and learn with an encoder compiled by torch.compile; as in offline training.",
         choices=("auto", "off", "on"),
     ),
     Flag("model_saving_dir", str, "runs/online", "Runs go to <dir>/<env_name>/<xpid>/."),

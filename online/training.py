@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from common import checkpoints
-from common.compiling import compile_encoders, compiles
+from common.compiling import compile_encoders, compiles, require_compiler
 from common.device import choose_device, resolve_precision
 from common.envs import ProcgenVectorEnv
 from common.errors import ToolkitError, UsageError
@@ -47,7 +47,7 @@ class Trainer:
         self.device = choose_device(settings.no_cuda)
         seed_everything(settings.seed)
         network = ActorCritic(NUM_ACTIONS, settings.hidden_size).to(self.device)
-        if compiles(settings.compile, self.device):
+        if compiles(settings.compile):
             compile_encoders(network)
         if settings.checkpoint_path:
             start, _ = load_policy(Path(settings.checkpoint_path), self.device)
@@ -301,6 +301,7 @@ def train(settings: argparse.Namespace) -> None:
             f"{folder.path} holds a run: --resume True continues it, --xpid names another"
         )
     require_trackers(settings)
+    require_compiler(settings.compile, choose_device(settings.no_cuda))
     with folder.session():
         for leftover in folder.path.glob("*/.*.pt.*.tmp"):  # of a process killed while it saved
             leftover.unlink()

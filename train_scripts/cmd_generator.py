@@ -51,21 +51,22 @@ def _generate(argv: Sequence[str] | None) -> int:
         return 0
     path = Path(settings.out or f"{settings.grid_config}_commands.txt")
     text = "".join(f"{line}\n" for line in lines)
+    _require_free(path, text)
+    module = commands[0][2]
     if settings.dry_run:  # of a submission, which reads a file: one that does not stay
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / path.name
-            _save(path, text)
-            return slurm.main(_submission(path, commands[0][2], settings))
-    _save(path, text)
-    logger.info("%d commands in %s", len(commands), path)
-    return slurm.main(_submission(path, commands[0][2], settings)) if submits else 0
-
-
-def _save(path: Path, text: str) -> None:
-    """Write the file; UsageError if it holds something else."""
+            write_atomically(path, text.encode())
+            return slurm.main(_submission(path, module, settings))
     if not path.exists():
         write_atomically(path, text.encode())
-    elif path.read_text(encoding="utf-8", errors="replace") != text:
+    logger.info("%d commands in %s", len(commands), path)
+    return slurm.main(_submission(path, module, settings)) if submits else 0
+
+
+def _require_free(path: Path, text: str) -> None:
+    """UsageError if the file holds something else."""
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise UsageError(f"{path} holds something else: delete it, or give --out")
 
 

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 5.0
 ASK_SECONDS = 30.0  # between questions to Slurm, which many users ask
+ENDED = (FINISHED, FAILED, LOST)
 CLEAR = "\x1b[H\x1b[2J"
 FLAGS = (
     Flag("path", str, (), "Files of commands; several make one sweep.", many=True),
@@ -199,6 +200,7 @@ def _status(argv: Sequence[str] | None) -> None:
 def _watch(commands: Sequence[Command], settings: argparse.Namespace) -> None:
     log_dir = Path(settings.log_dir)
     asked = -math.inf
+    settled = False  # at the last draw; a queue starts its next run a moment after one has ended
     try:
         while True:
             if time.monotonic() - asked > ASK_SECONDS:
@@ -206,7 +208,8 @@ def _watch(commands: Sequence[Command], settings: argparse.Namespace) -> None:
             states = sweep_states(commands, log_dir, settings.name, jobs)
             start = [CLEAR] if sys.stdout.isatty() else []
             print(*start, *table(commands, states, jobs), sep="\n", flush=True)
-            if all(name in (FINISHED, FAILED, LOST) for name, _ in states):
+            before, settled = settled, all(name in ENDED for name, _ in states)
+            if settled and (before or all(name == FINISHED for name, _ in states)):
                 return
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:

@@ -34,7 +34,6 @@ _PLAIN_COLOURS = ("#FFFFFF", "#EEEEEE", "#A8B0B8")
 _PAPER, _TRACK, _OTHER = range(3)  # their indices
 _INK, _FAINT, _ACCENT = (3 + ink * _SHADES for ink in range(3))  # index of the darkest of each
 _INKS = ("#222222", "#777777")  # the accent is the split's
-PANEL_COLOURS = 3 + 3 * _SHADES
 
 
 class Moment(NamedTuple):
@@ -59,7 +58,7 @@ def moments(episodes: Sequence[RecordedEpisode], every: int = 1) -> list[Moment]
 
 
 class Artist:
-    """Draws moments; `colours` (PANEL_COLOURS, 3) uint8 are the red, green and blue of panels."""
+    """Draws moments; `colours` (n, 3) uint8 are the red, green and blue of panels."""
 
     def __init__(self, player: str, split: str) -> None:
         """`player` is a line of text on who plays what; `split` names the levels."""
@@ -109,13 +108,16 @@ def _panel(background: np.ndarray, moment: Moment, return_so_far: float) -> np.n
     play, step = moment.episode.play, moment.step
     chosen, probabilities = play.actions[step], play.probabilities[step]
     panel = background.copy()
-    x = _LEFT
-    # Word by word: letters are slow to draw, and most words have been drawn before.
-    for words in (
+    # In two parts: letters are slow to draw, and most parts have been drawn before.
+    parts = (
         f"step {step + moment.over}",
         f" of {len(play.actions)}   return {return_so_far:.4g}",
-    ):
-        lettering = _lettering(words, bold=moment.over)
+    )
+    letterings = [_lettering(part, bold=moment.over) for part in parts]
+    if sum(lettering.shape[1] for lettering in letterings) > _RIGHT - _LEFT:
+        letterings = [_lettering(part) for part in parts]
+    x = _LEFT
+    for lettering in letterings:
         _write(panel, (x, 60), lettering, _INK)
         x += lettering.shape[1] - 1
     for row, probability in enumerate(probabilities):

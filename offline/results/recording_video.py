@@ -23,7 +23,7 @@ from offline.results.recording_pictures import HEIGHT, WIDTH, Artist, Moment, be
 
 STEPS_PER_SECOND = 15  # as Procgen plays for people
 FINAL_PICTURES = 15  # how often each episode's last picture, with its whole return, stands
-_SAMPLE = 8  # pictures by which the size of a GIF is guessed
+_PIECES, _PIECE = 6, 3  # how many pieces of a GIF its size is guessed by, pictures of each
 _COLOURS = 128  # of a GIF
 
 
@@ -48,17 +48,32 @@ def encode_gif(
     """
     palette = _palette(artist, episodes)
     longest = max(len(episode.play.actions) for episode in episodes)
-    whole = moments(episodes)
-    sample = [whole[i] for i in np.linspace(0, len(whole) - 1, _SAMPLE).astype(int)]
-    guess = len(_gif(artist, sample, palette)) / _SAMPLE * len(whole)
-    # A little less: a file that is too large is made again, but steps left out are lost.
-    every = min(longest, math.ceil(0.95 * guess / largest))
+    # The guess is up to a fifth too high, and a file that is too large can be made again.
+    guess = 0.8 * _guessed_size(artist, episodes, palette)
+    every = min(longest, math.ceil(guess / largest))
     while True:
         data = _gif(artist, moments(episodes, every), palette, progress)
         size = len(data)
         if size <= largest or every >= longest:
             return Video(data, every)
         every = min(longest, max(every + 1, math.ceil(every * size / largest)))
+
+
+def _guessed_size(
+    artist: Artist, episodes: Sequence[RecordedEpisode], palette: Image.Image
+) -> float:
+    """About how many bytes a GIF of every step would have, by short pieces of it.
+
+    Pieces, as a picture takes up what differs from the one before.
+    """
+    whole = moments(episodes)
+    first, more = 0, 0
+    for start in np.linspace(0, max(0, len(whole) - _PIECE), _PIECES).astype(int):
+        piece = whole[start : start + _PIECE]
+        size = len(_gif(artist, piece[:1], palette))
+        first += size
+        more += len(_gif(artist, piece, palette)) - size
+    return first / _PIECES + more / _PIECES / (_PIECE - 1) * len(whole)
 
 
 def _gif(

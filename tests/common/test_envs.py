@@ -21,6 +21,7 @@ from common.envs import (
     procgen_build,
 )
 from common.errors import UsageError
+from common.games import GAMES
 
 SHORT = "dodgeball"  # random play ends within a few dozen steps
 
@@ -252,17 +253,56 @@ def test_the_engine_shrinks_as_its_environments_retire() -> None:
     assert sizes == [8, 8, 8, 4, 4, 2, 1, 1]
 
 
-def test_states_are_of_everyone_or_refused_and_a_restored_one_brings_everyone_back() -> None:
+@pytest.mark.parametrize("mode", ["easy", "hard"])
+@pytest.mark.parametrize("game", GAMES)
+def test_those_that_play_on_in_a_smaller_engine_play_as_they_would_have(
+    game: str, mode: str
+) -> None:
+    envs = [ProcgenVectorEnv(game, 4, distribution_mode=mode, seed=3) for _ in range(2)]
+    for env in envs:
+        env.reset()
+    actions = random_actions(4, 0)
+    for retiring in ([2], [0]):  # four environments in the engine, then two
+        envs[0].retire(np.array(retiring))
+        for _ in range(60):
+            now, undisturbed = (env.step(action) for action in [next(actions)] for env in envs)
+            for mine, expected in zip(now[:4], undisturbed[:4], strict=True):
+                np.testing.assert_array_equal(mine[[1, 3]], expected[[1, 3]])
+            for key, values in now[4].items():
+                np.testing.assert_array_equal(values[[1, 3]], undisturbed[4][key][[1, 3]])
+    for env in envs:
+        env.close()
+
+
+def test_a_state_that_lacks_some_is_refused() -> None:
+    env = ProcgenVectorEnv(SHORT, 4, seed=3)
+    env.retire(np.array([0]))
+    with pytest.raises(ValueError, match="retired"):
+        env.save_state()
+    env.close()
+
+
+def test_a_restored_state_brings_everyone_back() -> None:
     env = ProcgenVectorEnv(SHORT, 4, seed=3)
     env.reset()
     states = env.save_state()
     expected = env.step(np.full(4, 8))[0]
     env.retire(np.array([0, 1, 2]))
-    with pytest.raises(ValueError, match="retired"):
-        env.save_state()
     env.restore_state(states)
     np.testing.assert_array_equal(env.step(np.full(4, 8))[0], expected)
     env.close()
+
+
+def test_a_reset_brings_everyone_back_even_before_the_first_step() -> None:
+    env = ProcgenVectorEnv(SHORT, 4, seed=3)
+    env.retire(np.array([0, 1, 2]))
+    first = env.reset()[0]
+    other = ProcgenVectorEnv(SHORT, 4, seed=3)
+    np.testing.assert_array_equal(first, other.reset()[0])
+    moved = (env.step(np.full(4, 8))[0] != first).any(axis=(1, 2, 3))
+    assert moved.all()
+    env.close()
+    other.close()
 
 
 def test_a_restored_environment_may_retire_before_its_first_step() -> None:

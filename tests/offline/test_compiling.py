@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from common import checkpoints
-from common.compiling import compile_encoders, compiles, uncompiled
+from common.compiling import compile_encoders, compiles, require_compiler, uncompiled
 from common.errors import UsageError
 from offline import train_offline_agent
 from offline.agents import KIND
+from online import trainer
+from online.policy_files import load_policy
 from tests.command_runs import the_error
-from tests.offline_commands import CPU, TINY, TRAIN, flags, run, run_folder
+from tests.offline_commands import CPU, GAME, TINY, TRAIN, flags, run, run_folder
 from tests.value_agents import make_transitions, make_value_agent
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -76,20 +79,70 @@ def test_a_run_trains_the_same_to_rounding(tmp_path: Path, dataset: Path) -> Non
     assert max(apart) < 1e-4
 
 
+@pytest.mark.slow
+@needs_compiler
+def test_ppo_learns_the_same_to_rounding(tmp_path: Path) -> None:
+    weights = {}
+    for choice in ("on", "off"):
+        command = "--num_processes=4 --num_steps=4 --num_mini_batch=2 --num_env_steps=32".split()
+        places = [f"--model_saving_dir={tmp_path}", f"--xpid={choice}", f"--compile={choice}"]
+        compiled = tmp_path / f"compiled-{choice}"
+        done = run(
+            "online.trainer",
+            *(f"--env_name={GAME}", "--no_cuda=True", *command, *places),
+            TORCHINDUCTOR_CACHE_DIR=str(compiled),
+        )
+        assert done.returncode == 0, done.stderr
+        assert bool(list(compiled.rglob("*.so"))) == (choice == "on")
+        (final,) = (tmp_path / GAME / choice / "final").glob("*.pt")
+        weights[choice] = load_policy(final, CPU)[0].state_dict()
+    for name, tensor in weights["off"].items():
+        torch.testing.assert_close(weights["on"][name], tensor, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("choice", ["auto", "off"])
-def test_nothing_is_compiled_unless_asked_for(choice: str) -> None:
-    assert not compiles(choice, CPU)
+def test_nothing_is_compiled_unless_asked_for(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    require_compiler(choice, CPU)
+    assert not compiles(choice)
 
 
-def test_a_missing_compiler_is_one_line_before_any_data_are_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_acting_is_compiled_again_after_an_evaluation_that_failed() -> None:
+    agent = make_value_agent("bcq")
+    compile_encoders(agent)
+    calls = [module._compiled_call_impl for module in agent.modules()]
+    with pytest.raises(KeyError), uncompiled(agent):
+        assert not any(module._compiled_call_impl for module in agent.modules())
+        raise KeyError
+    assert [module._compiled_call_impl for module in agent.modules()] == calls
+    assert sum(call is not None for call in calls) == 2  # the online network's and the target's
+
+
+@pytest.mark.parametrize("train", [train_offline_agent.main, trainer.main])
+def test_a_missing_compiler_is_one_line_before_anything_is_read_or_made(
+    train: Callable[[list[str]], int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    command = flags(TINY, dataset=tmp_path / "none", save_path=tmp_path, compile="on")
-    assert train_offline_agent.main(command) == 2
-    assert "--compile on needs a C++ compiler (no-such-compiler)" in the_error(
-        capsys.readouterr().err
+    places = (
+        [f"--model_saving_dir={tmp_path}"]
+        if train is trainer.main
+        else [f"--save_path={tmp_path}", f"--dataset={tmp_path / 'none'}"]
     )
+    assert train([*places, "--no_cuda=True", "--compile=on"]) == 2
+    error = the_error(capsys.readouterr().err)
+    assert "--compile on needs a compiler (no-such-compiler)" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_needs_triton_and_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = torch.device("cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="triton"):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        compiles("on", torch.device("cuda"))
+        require_compiler("on", card)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UsageError, match="gcc or clang"):
+        require_compiler("on", card)

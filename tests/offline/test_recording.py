@@ -211,6 +211,17 @@ def test_words_longer_than_the_panel_are_cut_off() -> None:
     assert picture.shape == (HEIGHT, WIDTH, 3)
 
 
+def test_the_end_of_the_longest_episode_is_told_whole() -> None:
+    """The bold letters of an end are wider than others: the line may not run out of the panel."""
+    episode = an_episode([12.5] + [0.01] * 999)
+    _, end = next(Artist("bc", "test").with_panels(moments([episode])[-1:]))
+    line = end[60:76, 14:]
+    inked = np.flatnonzero((line != line[0, 0]).any(0))
+    words = f"step 1000 of 1000   return {sum(episode.play.rewards):.4g}"
+    width = recording_pictures._font(False, 12).getlength(words)
+    assert width - 4 < inked[-1] < 220 - 14 - 1
+
+
 def test_each_episode_has_a_background_of_its_own() -> None:
     episodes = [an_episode([1.0], level_seed=level) for level in (7, 8)]
     first, _, second, _ = Artist("bc", "test").pictures(moments(episodes))
@@ -248,6 +259,17 @@ def test_a_gif_that_would_be_large_leaves_out_steps() -> None:
     shown = [(m.step, m.over) for m in moments(episodes, 20)]
     assert shown == [(0, 0), (20, 0), (40, 0), (40, 1), (0, 0), (2, 1)]
     assert Image.open(io.BytesIO(small.data)).n_frames == len(moments(episodes, small.every))
+
+
+def test_no_step_is_left_out_of_a_gif_that_has_room_for_all() -> None:
+    episode = an_episode([0.0] * 60)
+    # A game in which hardly anything moves: how much a picture takes is told by its neighbours.
+    for step, frame in enumerate(episode.play.frames):
+        frame[:] = episode.play.frames[0]
+        frame[step % 64] = 255
+    artist = Artist("bc", "train")
+    size = len(encode_gif(artist, [episode]).data)
+    assert encode_gif(artist, [episode], largest=size + size // 50).every == 1
 
 
 def test_an_mp4_holds_every_step(tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ def test_a_dry_run_gives_slurm_the_commands_and_its_own_flags_and_writes_nothing
     assert not out.exists()  # nothing is done
 
 
+def test_a_dry_run_refuses_a_file_as_the_submission_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bc.txt"
+    out.write_text("python -m my.own\n")
+    flags = [*BC, "--action=SLURM", f"--out={out}", "--cluster=debug", "--dry_run=True"]
+    assert cmd_generator.main(flags) == 2
+    assert "holds something else" in the_error(capsys.readouterr().err)
+    assert out.read_text() == "python -m my.own\n"
+
+
 def test_commands_of_evaluations_are_submitted_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
