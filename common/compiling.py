@@ -48,8 +48,7 @@ def compile_encoders(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, PixelEncoder):
-            # Once for all sizes: the last batch of an epoch is smaller.
-            module.compile(dynamic=True)
+            module.compile()
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import hashlib
 import json
 import logging
 import math
+import operator
 import re
 import shutil
 import sys
@@ -26,7 +28,7 @@ MAX_HELP_WIDTH = 100
 _COLUMNS = re.compile(r"^ +\S|\S {2,}\S", re.MULTILINE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself alone, and quick to find in a cache
 class Flag:
     """One setting of a command.
 
@@ -85,14 +87,14 @@ class Flag:
     def _check_range(self, value: Any, text: str) -> None:
         if not isinstance(value, int | float):
             return
-        bounds = [
-            (self.minimum, "at least", lambda low: value >= low),
-            (self.maximum, "at most", lambda high: value <= high),
-            (self.above, "above", lambda low: value > low),
-            (self.below, "below", lambda high: value < high),
-        ]
+        bounds = (
+            (self.minimum, "at least", operator.ge),
+            (self.maximum, "at most", operator.le),
+            (self.above, "above", operator.gt),
+            (self.below, "below", operator.lt),
+        )
         for bound, words, holds in bounds:
-            if bound is not None and not holds(bound):
+            if bound is not None and not holds(value, bound):
                 raise UsageError(f"--{self.name} {text}: must be {words} {bound:g}")
         # Only floats: a whole number of any length is finite, but may not fit into a float.
         if isinstance(value, float) and not math.isfinite(value):
@@ -152,11 +154,17 @@ def parse_flags(
         if flag.name not in given:
             value = list(flag.default) if flag.many else flag.default
         elif flag.many:
-            value = [flag.parse(text) for text in given[flag.name]]
+            value = [_parsed(flag, text) for text in given[flag.name]]
         else:
-            value = flag.parse(given[flag.name])
+            value = _parsed(flag, given[flag.name])
         setattr(settings, flag.name, value)
     return settings
+
+
+@functools.lru_cache(maxsize=10_000)
+def _parsed(flag: Flag, text: str) -> Any:
+    """`flag.parse(text)`: the thousands of commands of a sweep have few values between them."""
+    return flag.parse(text)
 
 
 def _read_plain(flags: Sequence[Flag], argv: Sequence[str]) -> dict[str, Any] | None:

@@ -30,7 +30,10 @@ class Policy(Protocol):
 
 
 class StepListener(Protocol):
-    """Sees every step of every environment, for instance to record episodes."""
+    """Sees every step of every environment, for instance to record episodes.
+
+    Those that have played their share stand still: see `ProcgenVectorEnv.retire`.
+    """
 
     def begin(self, observations: np.ndarray, level_seeds: np.ndarray) -> None: ...
 
@@ -91,8 +94,8 @@ def rollout(
     results: list[list[EpisodeResult]] = [[] for _ in range(num_envs)]
     returns = np.zeros(num_envs, dtype=np.float64)
     lengths = np.zeros(num_envs, dtype=np.int64)
-    # Procgen must be given an action for every environment: those that are done repeat their last
-    # one, those that never play get "stand still".
+    # `step` takes an action for every environment: those that are done repeat their last one, those
+    # that never play get "stand still".
     actions = np.full(num_envs, 4, dtype=np.int64)
 
     observations, infos = env.reset()

@@ -245,8 +245,9 @@ RUN_FLAGS = (
         "compile",
         str,
         "auto",
-        "Train with encoders compiled by torch.compile: half a minute at the start, results equal "
-        "to rounding. auto is off: slower on a CPU, not measured on a card yet.",
+        "Train with encoders compiled by torch.compile, half a minute or more for each size of "
+        "batch; results are equal to rounding. auto is off: slower on a CPU, not measured on a "
+        "card yet.",
         choices=("auto", "off", "on"),
     ),
     *TRACKING_FLAGS,

@@ -288,20 +288,18 @@ def _settings_that_shape(settings: argparse.Namespace) -> dict[str, Any]:
 
 def train(settings: argparse.Namespace) -> None:
     """Run `online.trainer` with parsed settings; a finished run says so and is left alone."""
-    folder = RunFolder(
-        settings.model_saving_dir, settings.env_name, settings.xpid or ppo_xpid(settings)
-    )
-    finished = sorted((folder.path / "final").glob("model_*.pt"))
-    rolling = folder.path / "rolling" / "model.pt"
+    xpid = settings.xpid or ppo_xpid(settings)
+    path = Path(settings.model_saving_dir) / settings.env_name / xpid
+    finished = sorted((path / "final").glob("model_*.pt"))
+    rolling = path / "rolling" / "model.pt"
     if finished:
         logger.info("already finished: %s", finished[-1])
         return
     if rolling.exists() and not settings.resume:
-        raise UsageError(
-            f"{folder.path} holds a run: --resume True continues it, --xpid names another"
-        )
+        raise UsageError(f"{path} holds a run: --resume True continues it, --xpid names another")
     require_trackers(settings)
     require_compiler(settings.compile, choose_device(settings.no_cuda))
+    folder = RunFolder(settings.model_saving_dir, settings.env_name, xpid)
     with folder.session():
         for leftover in folder.path.glob("*/.*.pt.*.tmp"):  # of a process killed while it saved
             leftover.unlink()

@@ -304,6 +304,7 @@ def test_numbers_that_differ_in_a_late_digit_get_different_names() -> None:
 def test_where_things_are_does_not_change_the_name(name: str) -> None:
     other = {"save_path": "elsewhere", "pack_dir": "packs", "data_device": "mmap"}
     other |= {"ckpt_freq": "3", "num_final_episodes": "3", "memory_budget_gb": "2"}
+    other |= {"compile": "on"}
     needed = ("--wandb_project=procgen",) if name == "wandb_entity" else ()
     assert parse(f"--{name}", other.get(name, "True"), *needed).xpid == parse().xpid
 

@@ -46,6 +46,7 @@ NO_EFFECT = {
 # Tests elsewhere that see the effect.
 ELSEWHERE = {
     "algo": "tests/offline/test_targets.py::test_the_weights_of_another_method_are_refused_by_name",
+    "compile": "tests/offline/test_compiling.py::test_a_run_trains_the_same_to_rounding",
     "early_stop": "tests/offline/test_training.py"
     "::test_early_stopping_waits_for_ten_evaluations_without_improvement",
     "num_seeds": "tests/offline/test_many_seeds.py::test_seeds_are_named_as_their_runs_alone_are",
