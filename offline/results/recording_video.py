@@ -43,14 +43,13 @@ def encode_gif(
 ) -> Video:
     """A GIF that runs in a loop, all pictures in the same 128 colours.
 
-    Steps are left out where the file would have more than `largest` bytes with all of them; the
-    first and the end of each episode never are.
+    Steps are left out where the file would have more than `largest` bytes with all of them, or
+    seems to: that is guessed, up to a fifth too high, as to try takes long. The first and the end
+    of each episode never are.
     """
     palette = _palette(artist, episodes)
     longest = max(len(episode.play.actions) for episode in episodes)
-    # The guess is up to a fifth too high, and a file that is too large can be made again.
-    guess = 0.8 * _guessed_size(artist, episodes, palette)
-    every = min(longest, math.ceil(guess / largest))
+    every = min(longest, math.ceil(_guessed_size(artist, episodes, palette) / largest))
     while True:
         data = _gif(artist, moments(episodes, every), palette, progress)
         size = len(data)
