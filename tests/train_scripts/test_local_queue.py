@@ -134,7 +134,7 @@ def is_alive(pid: int) -> bool:
 def test_a_sweep_that_is_killed_half_way_and_started_again_finishes_every_run_once(
     queue: Queue, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The paper's grid of BC on two games, at the size of a toy."""
+    """The paper's grid of BC on two games with three trials, at the size of a toy."""
     document = json.loads((ROOT / "configs" / "offline" / "grids" / "bc.json").read_text())
     small = {**SMALL, "dataset": [str(dataset)], "save_path": str(queue.folder / "runs")}
     grid = document["grid"] | {"env_name": GAMES}
@@ -144,10 +144,10 @@ def test_a_sweep_that_is_killed_half_way_and_started_again_finishes_every_run_on
     (queue.folder / "offline" / "default.json").write_text(json.dumps(small))
     (queue.folder / "offline" / "grids" / "bc.json").write_text(json.dumps({"grid": grid}))
     monkeypatch.setattr(make_cmd, "CONFIGS", queue.folder)
-    assert make_cmd.main(["--grid_config=bc", "--num_trials=1"]) == 0
+    assert make_cmd.main(["--grid_config=bc", "--num_trials=3"]) == 0
     queue.path.write_text(capsys.readouterr().out)
     commands = queue.commands
-    assert len(commands) == 12
+    assert len(commands) == 36
 
     def finished() -> list[Path]:
         return sorted((queue.folder / "runs").glob("*/*-*/final_model.pt"))
@@ -157,7 +157,7 @@ def test_a_sweep_that_is_killed_half_way_and_started_again_finishes_every_run_on
         return [c for c in commands if (c.folder / "logs.csv").exists() and not c.finished]
 
     first = queue.start()
-    wait_until(lambda: len(finished()) >= 6 and begun(), SWEEP_TIMEOUT)
+    wait_until(lambda: len(finished()) >= 18 and begun(), SWEEP_TIMEOUT)
     # No run starts behind our back. Those under way end in both ways: at once, and as they do when
     # they hear of the queue's end.
     first.send_signal(signal.SIGSTOP)
@@ -168,15 +168,15 @@ def test_a_sweep_that_is_killed_half_way_and_started_again_finishes_every_run_on
     wait_until(lambda: not any(map(is_alive, under_way)))
     before = {path: path.stat().st_mtime_ns for path in finished()}
     interrupted = begun()
-    assert 6 <= len(before) < 12
+    assert 18 <= len(before) < 36
     assert interrupted
 
     second = queue.start()
     said = queue.finish(second, SWEEP_TIMEOUT)
     assert second.returncode == 0, said
-    assert said[0] == f"12 runs: {len(before)} finished"
-    assert said[-1] == "12 of 12 runs are finished"
-    assert len(finished()) == 12
+    assert said[0] == f"36 runs: {len(before)} finished"
+    assert said[-1] == "36 of 36 runs are finished"
+    assert len(finished()) == 36
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for command in commands:
         rows = read_rows(command.folder / "logs.csv")
@@ -187,12 +187,12 @@ def test_a_sweep_that_is_killed_half_way_and_started_again_finishes_every_run_on
         assert queue.attempts(command) == 2
         assert "continuing at epoch" in queue.log(command)
     attempts = sum(map(queue.attempts, commands))
-    assert attempts <= 12 + len(under_way)
+    assert attempts <= 36 + len(under_way)
 
     third = queue.start()
     assert queue.finish(third) == [
-        "12 runs: 12 finished",
-        "12 of 12 runs are finished",
+        "36 runs: 36 finished",
+        "36 of 36 runs are finished",
     ]
     assert third.returncode == 0
     assert sum(map(queue.attempts, commands)) == attempts
