@@ -32,9 +32,10 @@ def require_compiler(choice: str, device: torch.device) -> None:
         return
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UsageError("--compile on needs the package triton; --compile off does without")
-    # Triton compiles what starts its kernels.
-    compilers = [os.environ.get("CC", "gcc"), "clang"] if device.type == "cuda" else []
-    compilers = compilers or [os.environ.get("CXX", "g++")]
+    if device.type == "cuda":  # Triton compiles what starts its kernels
+        compilers = [os.environ.get("CC", "gcc"), "clang"]
+    else:
+        compilers = [os.environ.get("CXX", "g++")]
     if not any(map(shutil.which, compilers)):
         raise UsageError(
             f"--compile on needs a compiler ({' or '.join(compilers)}); --compile off does without"

@@ -152,7 +152,7 @@ class ProcgenVectorEnv(VectorEnv):
             raise UsageError("Procgen takes one seed for all environments, not a list")
         if seed is not None and seed != self._seed:
             self._seed, self._fresh = seed, False
-        if not (self._fresh and self._playing.all()):
+        if not self._fresh:
             self._renew()
         self._fresh = False
         _, _, self._last = self._observe()
@@ -194,6 +194,7 @@ class ProcgenVectorEnv(VectorEnv):
         They repeat their last observations, with rewards of 0 and no ends. The others play on as
         they would have.
         """
+        self._fresh = False
         self._playing[env_ids] = False
         playing = self._playing[self._held]
         # Procgen steps all of an engine or none: half empty, it is worth a smaller one.
