@@ -146,18 +146,15 @@ def parse_flags(
     beginning of a flag stands for it where no other begins so.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    given = _read_plain(flags, arguments)
+    given = _read_plain(tuple(flags), arguments)
     if given is None:
         given = _read_any(flags, arguments, description, abbreviations)
-    settings = argparse.Namespace(given=frozenset(given))
-    for flag in flags:
-        if flag.name not in given:
-            value = list(flag.default) if flag.many else flag.default
-        elif flag.many:
-            value = [_parsed(flag, text) for text in given[flag.name]]
-        else:
-            value = _parsed(flag, given[flag.name])
-        setattr(settings, flag.name, value)
+    values = {flag.name: list(flag.default) if flag.many else flag.default for flag in flags}
+    for flag, text in given.items():
+        many = flag.many
+        values[flag.name] = [_parsed(flag, t) for t in text] if many else _parsed(flag, text)
+    settings = argparse.Namespace(given=frozenset(flag.name for flag in given))
+    vars(settings).update(values)
     return settings
 
 
@@ -167,31 +164,39 @@ def _parsed(flag: Flag, text: str) -> Any:
     return flag.parse(text)
 
 
-def _read_plain(flags: Sequence[Flag], argv: Sequence[str]) -> dict[str, Any] | None:
+def _read_plain(flags: tuple[Flag, ...], argv: Sequence[str]) -> dict[Flag, Any] | None:
     """The texts by flag if every argument is `--name=value`; None for any other way to write.
 
     So are the commands of sweeps, and a sweep has them by the thousand: this reads one fifty times
     as fast as argparse, which is built anew for each.
     """
-    if any(flag.positional for flag in flags):
+    options = _options(flags)
+    if options is None:
         return None
-    known = {flag.name: flag for flag in flags}
-    given: dict[str, Any] = {}
+    given: dict[Flag, Any] = {}
     for argument in argv:
-        name, equals, text = argument.partition("=")
-        flag = known.get(name.removeprefix("--")) if name.startswith("--") else None
+        option, equals, text = argument.partition("=")
+        flag = options.get(option)
         if flag is None or not equals:
             return None
         if flag.many:
-            given.setdefault(flag.name, []).append(text)
+            given.setdefault(flag, []).append(text)
         else:
-            given[flag.name] = text
+            given[flag] = text
     return given
+
+
+@functools.lru_cache(maxsize=32)
+def _options(flags: tuple[Flag, ...]) -> dict[str, Flag] | None:
+    """The flags by how they are written; None if one is not written like the others."""
+    if any(flag.positional for flag in flags):
+        return None
+    return {f"--{flag.name}": flag for flag in flags}
 
 
 def _read_any(
     flags: Sequence[Flag], argv: Sequence[str], description: str, abbreviations: bool
-) -> dict[str, Any]:
+) -> dict[Flag, Any]:
     """The texts by flag; UsageError for an unknown flag and for one without its value."""
     parser = _Parser(
         prog=_program(),
@@ -215,7 +220,7 @@ def _read_any(
     parsed, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UsageError(_unknown_message(unknown[0], flags))
-    return vars(parsed)
+    return {flag: getattr(parsed, flag.name) for flag in flags if flag.name in parsed}
 
 
 def _program() -> str | None:

@@ -347,8 +347,10 @@ def _parse(
     settings = parse_flags(flags, argv, description)
     settings.level = getattr(settings, "level", None)
     for flag in flags:
+        if not flag.algorithms or settings.algo in flag.algorithms:
+            continue
         value = getattr(settings, flag.name)
-        if flag.algorithms and settings.algo not in flag.algorithms and value != flag.default:
+        if value != flag.default:
             raise UsageError(
                 f"--{flag.name} {value}: --algo {settings.algo} does not use it "
                 f"(used by {', '.join(flag.algorithms)})"

@@ -45,6 +45,18 @@ def open_filmed(reader: Browser) -> None:
     reader.wait_for("dialog[open]")
 
 
+def close_run(reader: Browser) -> None:
+    """By the Escape key. The browser tells the page only after it has closed the view."""
+    reader.press("Escape")
+    reader.wait_for("#run:empty")
+
+
+def open_all_details(reader: Browser) -> None:
+    """Unfold everything, and wait for what the page makes only then."""
+    reader.run("for (const e of document.querySelectorAll('details')) e.open = true")
+    reader.wait_for_paint()
+
+
 def column(reader: Browser, name: str) -> list[str]:
     """The cells below a heading of the table of runs, top to bottom."""
     heads = [text.split("\n")[0].strip() for text in reader.texts("#run-table thead th")]

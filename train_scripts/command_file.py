@@ -24,12 +24,18 @@ from online.arguments import parse_collection, parse_ppo
 
 LOG_DIR = "logs"
 
+# A command without anything special, but a backslash that joins two lines. Unrolled, so that what
+# is none is known in one pass.
+_PLAIN = re.compile(
+    r"""(?P<before>\s*(?:\\\n\s*)*)
+        (?P<words>[^'"\\\#~$`;&|<>()*?[{\n]*(?:\\\n[^'"\\\#~$`;&|<>()*?[{\n]*)*)\n""",
+    re.VERBOSE,
+)
 _PIECE = re.compile(
-    r"""[^\S\n]*(?P<plain>[^\s'"\\\#~$`;&|<>()*?[{][^\s'"\\$`;&|<>()*?[{]*)(?=\s)
-      | (?P<space>(?:[^\S\n]|\\\n)+)
+    r"""(?P<space>(?:[^\S\n]|\\\n)+)
       | (?P<end>\n)
       | (?P<comment>\#[^\n]*)
-      | (?P<quoted>(?!~)(?:[^\s'"\\$`;&|<>()*?[{]|'[^']*'|"(?:[^"\\$`]|\\.)*"|\\.)+)
+      | (?P<word>(?!~)(?:[^\s'"\\$`;&|<>()*?[{]|'[^']*'|"(?:[^"\\$`]|\\.)*"|\\.)+)
       | (?P<expanded>[~$`;&|<>()*?[{]|"(?:[^"\\$`]|\\.)*[$`])
       | (?P<open>.)""",
     re.VERBOSE | re.DOTALL,
@@ -106,7 +112,7 @@ def _parse_single_level(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _training_folder(settings: argparse.Namespace) -> Path:
-    return Path(settings.save_path) / settings.env_name / settings.xpid
+    return Path(settings.save_path, settings.env_name, settings.xpid)
 
 
 def _parse_evaluation(argv: Sequence[str]) -> argparse.Namespace:
@@ -130,7 +136,7 @@ def _parse_online(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _online_folder(settings: argparse.Namespace) -> Path:
-    return Path(settings.model_saving_dir) / settings.env_name / settings.xpid
+    return Path(settings.model_saving_dir, settings.env_name, settings.xpid)
 
 
 def _parse_collection(argv: Sequence[str]) -> argparse.Namespace:
@@ -144,7 +150,7 @@ def _parse_collection(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _collection_folder(settings: argparse.Namespace) -> Path:
-    return Path(settings.dataset_saving_dir) / settings.env_name
+    return Path(settings.dataset_saving_dir, settings.env_name)
 
 
 def _trained(command: Command) -> bool:
@@ -298,26 +304,36 @@ def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise UsageError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: no text: {error.reason} at byte {error.start}") from None
-    words: list[str] = []
-    line = start = 1
-    for piece in _PIECE.finditer(text):
-        kind = piece.lastgroup or ""
-        written = piece[kind]
-        if kind == "open":
-            raise UsageError(f"{path}: line {line}: a quote that is not closed")
-        if kind == "expanded":
-            raise UsageError(
-                f"{path}: line {line}: a shell would not take {written[-1]} as it stands, and a "
-                "sweep expands nothing: write the value, or quote it in ''"
-            )
-        if kind in ("plain", "quoted"):
-            start = start if words else line
-            words.append(written if kind == "plain" else _unquoted(written))
-        elif kind == "end" and words:
-            yield start, words
-            words = []
-        if kind != "plain":
+    line, end = 1, 0
+    while end < len(text):
+        # The commands of a sweep are thousands and nearly all plain.
+        if plain := _PLAIN.match(text, end):
+            line += plain["before"].count("\n")
+            if words := plain["words"].replace("\\\n", "").split():
+                yield line, words
+            line += plain["words"].count("\n") + 1
+            end = plain.end()
+            continue
+        start, words = line, []
+        for piece in _PIECE.finditer(text, end):
+            kind = piece.lastgroup or ""
+            written = piece[kind]
+            if kind == "open":
+                raise UsageError(f"{path}: line {line}: a quote that is not closed")
+            if kind == "expanded":
+                raise UsageError(
+                    f"{path}: line {line}: a shell would not take {written[-1]} as it stands, and "
+                    "a sweep expands nothing: write the value, or quote it in ''"
+                )
+            if kind == "word":
+                start = start if words else line
+                words.append(_unquoted(written))
             line += written.count("\n")
+            end = piece.end()
+            if kind == "end":
+                break
+        if words:
+            yield start, words
 
 
 def _unquoted(word: str) -> str:

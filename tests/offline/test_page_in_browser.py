@@ -14,11 +14,13 @@ from tests.browser import Browser
 from tests.page_reading import (
     DESKTOP,
     PHONE,
+    close_run,
     column,
     contrasts,
     heading_number,
     move_focus_to,
     numbers,
+    open_all_details,
     open_filmed,
     opened,
     sort_by,
@@ -47,6 +49,7 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(reader: Browser) -> Non
         "{src: 'https://example.org/x.png'}));"
     )
     assert reader.run("return window.hacked ?? null") is None
+    reader.wait_for_paint()  # the picture is asked for after the script has ended
     script, picture = reader.complaints()
     assert "Executing inline script violates" in script
     assert "https://example.org/x.png" in picture
@@ -91,6 +94,7 @@ def test_filters_narrow_the_table_and_the_count_is_said(reader: Browser) -> None
     assert reader.text("#shown").startswith(f"2 of {COUNTED} runs")
     assert reader.run("return document.getElementById('shown').role") == "status"
     reader.click("#filters button[type=reset]")
+    reader.wait_for(f"#run-table tbody tr:nth-child({COUNTED})")
     assert len(column(reader, "Game")) == COUNTED
 
 
@@ -134,7 +138,8 @@ def test_the_keyboard_alone_sorts_opens_and_closes(reader: Browser) -> None:
     reader.press("Enter")
     reader.wait_for("dialog[open]")
     assert reader.focused() == reader.text("#run-title")
-    reader.press("Tab", "Tab", "Escape")
+    reader.press("Tab", "Tab")
+    close_run(reader)
     assert reader.focused() == first
 
 
@@ -156,7 +161,7 @@ def test_headings_are_in_order(reader: Browser) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(reader: Browser, theme: str) -> None:
     reader.prefer(color_scheme=theme)
-    reader.run("for (const e of document.querySelectorAll('details')) e.open = true")
+    open_all_details(reader)
     found = contrasts(reader, "body")
     open_filmed(reader)
     found += contrasts(reader, "dialog")
@@ -180,12 +185,12 @@ def test_it_follows_the_system_theme_until_one_is_chosen(reader: Browser) -> Non
 
 def test_a_phone_scrolls_tables_and_not_the_page(reader: Browser, tmp_path: Path) -> None:
     widths = "return [document.documentElement.scrollWidth, document.body.scrollWidth]"
-    reader.run("for (const e of document.querySelectorAll('details')) e.open = true")
+    open_all_details(reader)
     reader.screen(*PHONE)
     assert reader.run(widths) == [360, 360]
     reader.photograph(tmp_path / "phone.png")
     open_filmed(reader)
-    reader.run("for (const e of document.querySelectorAll('details')) e.open = true")
+    open_all_details(reader)
     inside = "return document.querySelector('dialog .body').scrollWidth"
     assert (reader.run(widths), reader.run(inside)) == ([360, 360], 360)
     reader.photograph(tmp_path / "phone_run.png")

@@ -13,6 +13,7 @@ from offline.results.reporting import make_report
 from tests.browser import Browser
 from tests.page_reading import (
     FILMED,
+    close_run,
     open_filmed,
     opened,
 )
@@ -88,7 +89,7 @@ def test_levels_are_told_apart_by_keyboard_and_those_not_played_are_said(reader:
 def test_escape_closes_a_run_and_gives_the_focus_back(reader: Browser) -> None:
     open_filmed(reader)
     assert reader.run("return location.hash").startswith(FILMED)
-    reader.press("Escape")
+    close_run(reader)
     assert reader.run("return [document.getElementById('run').open, location.hash]") == [False, ""]
     assert reader.focused() == "coinrun: BC, built-in data, seed 1, open the run"
 
@@ -100,7 +101,7 @@ def test_a_run_can_be_bookmarked_and_left_with_the_back_button(reader: Browser) 
     reader.wait_for("dialog:not([open])")
     reader.open(opened(reader), address)
     assert reader.text("#run-title") == "coinrun, BC, seed 1"
-    reader.press("Escape")
+    close_run(reader)
     assert reader.focused() == "Runs"
 
 
