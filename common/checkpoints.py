@@ -71,16 +71,6 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
     return contents
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore an optimiser's `state_dict`, but for the kernels that this process computes it with.
-
-    Raises KeyError or ValueError for the state of other parameters.
-    """
-    fused = optimiser.defaults["fused"]
-    groups = [{**group, "fused": fused} for group in state["param_groups"]]
-    optimiser.load_state_dict({**state, "param_groups": groups})
-
-
 def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
     """Put `weights` into `module`; ToolkitError if they are those of another architecture."""
     try:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from common.device import autocast
 from common.encoders import make_encoder
+from common.optimisers import Adam
 from common.sampling import ActionSampler
 
 
@@ -160,7 +161,7 @@ class PPO:
     ) -> None:
         self.network = network
         self.device = next(network.parameters()).device
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=lr, eps=eps, fused=True)
+        self.optimiser = Adam(network.parameters(), lr=lr, eps=eps, fused=True)
         self.clip_param = clip_param
         self.ppo_epoch = ppo_epoch
         self.num_mini_batch = num_mini_batch

@@ -21,6 +21,7 @@ from common.envs import ProcgenVectorEnv
 from common.errors import ToolkitError, UsageError
 from common.games import NUM_ACTIONS
 from common.interrupts import Stopped, StopRequest
+from common.optimisers import load_optimiser
 from common.run_logger import CsvLog, RunFolder, describe_run
 from common.seeding import (
     derive_seed,
@@ -260,7 +261,7 @@ class Trainer:
             if mine[name] != value:
                 raise UsageError(f"--{name} {mine[name]}: the run in {path} has {name}={value}")
         checkpoints.load_weights(self.ppo.network, contents["network"], path)
-        checkpoints.load_optimiser(self.ppo.optimiser, training["optimiser"])
+        load_optimiser(self.ppo.optimiser, training["optimiser"])
         self.scaler.restore(training["scaler"])
         self.order.bit_generator.state = training["order"]
         self.env.restore_state([bytes(state.cpu().numpy()) for state in training["env"]])

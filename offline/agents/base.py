@@ -17,6 +17,7 @@ from common import checkpoints
 from common.device import autocast, resolve_precision
 from common.encoders import PixelEncoder, make_encoder
 from common.errors import ToolkitError
+from common.optimisers import Adam, load_optimiser
 from common.sampling import ActionSampler
 from offline.data.views import TransitionBatch, ViewKind, WindowBatch
 
@@ -94,9 +95,9 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
             self.settings["scale_pixels"],
         )
 
-    def adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    def adam(self, parameters: Iterable[nn.Parameter]) -> Adam:
         """Adam at the rate of the settings; one kernel updates all weights, on a CPU too."""
-        return torch.optim.Adam(parameters, lr=self.settings["lr"], fused=True)
+        return Adam(parameters, lr=self.settings["lr"], fused=True)
 
     def descend(self, optimiser_name: str, loss: Tensor, largest_norm: float | None = None) -> None:
         """One step of an optimiser along the gradient of `loss`, its norm clipped if asked for."""
@@ -125,6 +126,6 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
         try:
             checkpoints.load_weights(self, state["weights"], path)
             for name, optimiser in self.optimisers.items():
-                checkpoints.load_optimiser(optimiser, state["optimisers"][name])
+                load_optimiser(optimiser, state["optimisers"][name])
         except (KeyError, ValueError) as error:
             raise ToolkitError(f"{path} is of another agent ({error})") from error

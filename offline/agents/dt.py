@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import ToolkitError
+from common.optimisers import AdamW
 from offline.agents.base import DatasetFacts, OfflineAgent, WindowBatch
 from offline.agents.transformer import (
     Sizes,
@@ -68,7 +69,7 @@ class Agent(OfflineAgent[WindowBatch]):
             self.sizes,
         )
         self.to(device)
-        self.optimisers["policy"] = torch.optim.AdamW(
+        self.optimisers["policy"] = AdamW(
             parameter_groups(self, settings["weight_decay"]),
             lr=settings["lr"],
             betas=(0.9, 0.95),
