@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from common.errors import ToolkitError
+from common.errors import ToolkitError, UsageError
 from common.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -154,6 +154,26 @@ class CsvLog:
             self.path.unlink()
         elif len(lines) > count + 1:
             write_atomically(self.path, "".join(lines[: count + 1]).encode())
+
+
+def recorded_settings(run: Path) -> dict[str, Any]:
+    """The settings in the meta.json of a run's folder; empty if it is not there, or broken."""
+    try:
+        settings = json.loads((run / "meta.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def require_settings(run: Path, settings: Mapping[str, Any]) -> None:
+    """UsageError if the run, which is finished, has recorded other values of these settings."""
+    recorded = recorded_settings(run)
+    for name, value in settings.items():
+        if name in recorded and recorded[name] != value:
+            raise UsageError(
+                f"--{name} {value}: the finished run in {run} has {name}={recorded[name]}: "
+                "--xpid names another"
+            )
 
 
 def describe_run(settings: Mapping[str, Any], **facts: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from common.errors import UsageError
 from common.flags import Flag, check_xpid, parse_flags
@@ -27,6 +27,11 @@ _AGENT_MODELS = ("dqn", "bcq", "pporesnetbase", "bcqresnetbase", "pporesnet20")
 def acting_modes(text: str) -> bool | str:
     """The value of `--deterministic True|False|both`; other text as it is, for the error line."""
     return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+
+
+def folder(text: str) -> str:
+    """A path as it is written shortest: `data/1M_E/` is no other dataset than `data/1M_E`."""
+    return str(PurePath(text)) if text else text
 
 
 EXPERIMENT_FLAGS = (
@@ -55,7 +60,7 @@ EXPERIMENT_FLAGS = (
 DATA_FLAGS = (
     Flag(
         "dataset",
-        str,
+        folder,
         (),
         "Folders that hold one folder of episode files per game; several combine. None: the "
         "built-in data, collected with the bundled policy on first use (50,000 transitions).",
@@ -214,7 +219,7 @@ EVALUATION_FLAGS = (
         "eval_eps",
         float,
         DEFAULT_EVAL_EPS,
-        "Chance of a random action for value-based methods; 0 makes bc and iql deterministic.",
+        "Chance of a random action for value-based methods; 0 makes all deterministic.",
         minimum=0,
         maximum=1,
         algorithms=("bc", "bcq", "cql", "iql"),
@@ -266,9 +271,9 @@ ACTING_MODES_FLAG = Flag(
     "deterministic",
     acting_modes,
     False,
-    "True takes the likeliest action, False samples; both does one after the other (bc and iql, "
-    "which --eval_eps 0 makes certain, then sample all the same). What the run was not trained to "
-    "do goes to evaluate_deterministic.csv or evaluate_sampled.csv.",
+    "True takes the likeliest action, False samples; both does one after the other (with "
+    "--eval_eps 0, which is certain by itself, it then samples as by default). What the run was "
+    "not trained to do goes to evaluate_deterministic.csv or evaluate_sampled.csv.",
     choices=(True, False, "both"),
 )
 
@@ -308,6 +313,7 @@ def parse_training(
     default included.
     """
     settings = _parse((*TRAIN_FLAGS, *extra), argv, description)
+    check_xpid(settings.xpid)
     settings.xpid = settings.xpid or _name(settings)
     return settings
 
@@ -321,6 +327,8 @@ def parse_evaluation(argv: Sequence[str] | None, description: str) -> argparse.N
     """
     flags = (ACTING_MODES_FLAG if f.name == "deterministic" else f for f in TRAIN_FLAGS)
     settings = _parse((*flags, CHECKPOINT_FLAG), argv, description)
+    if settings.xpid != "latest":  # the link to the newest run
+        check_xpid(settings.xpid)
     both = settings.deterministic == "both"
     settings.acting_modes = (False, True) if both else (settings.deterministic,)
     settings.deterministic = settings.acting_modes[0]
@@ -356,6 +364,5 @@ def _parse(
                 f"(used by {', '.join(flag.algorithms)})"
             )
     check_tracking_flags(settings)
-    check_xpid(settings.xpid)
     check_seeds(settings)
     return settings

@@ -1,7 +1,7 @@
 """Write chosen episodes out again: python -m offline.export_dataset --to minari --out exported
 
-Takes the episodes that training would take with the same data flags, and writes them, losslessly
-and with their level seeds, as a Minari dataset into <out>/<dataset_id>/ or as one released-format
+Takes the episodes that training would take with the same data flags, and writes all that it learns
+from, with their level seeds, as a Minari dataset into <out>/<dataset_id>/ or as one released-format
 `.npz` per episode into <out>/<env_name>/.
 """
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _CHOICE_FLAGS = tuple(
     flag
     for flag in (*EXPERIMENT_FLAGS, *DATA_FLAGS)
-    if flag.name not in ("algo", "data_device", "memory_budget_gb")
+    if flag.name not in ("algo", "num_seeds", "data_device", "memory_budget_gb")
 )
 _DATASET_ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+", re.ASCII)
 _FLAGS = (

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from common.errors import ToolkitError, UsageError
 from common.flags import Flag, parse_flags, run_command
 from offline.arguments import CHECKPOINT_FLAG, TRAIN_FLAGS
+from offline.run_names import checkpoint_in
 
 if TYPE_CHECKING:
     from offline.results.recording import RecordedEpisode
@@ -81,7 +82,7 @@ def _record(argv: Sequence[str] | None) -> None:
     if settings.format != "gif" and "gif_megabytes" in settings.given:
         raise UsageError("--gif_megabytes belongs to --format gif")
     run = Path(settings.save_path) / settings.env_name / settings.xpid
-    checkpoint = _checkpoint(run, settings.checkpoint)
+    checkpoint = checkpoint_in(run, settings.checkpoint)
     out = Path(settings.out) if settings.out else run / "play"
     _require_writable(out)
 
@@ -149,19 +150,6 @@ def _write_sheet(stem: Path, title: str, episodes: Sequence[RecordedEpisode]) ->
     levels = [f"level {episode.level_seed}" for episode in episodes]
     for path in contact_sheet(frames, levels, title, stem.with_name(f"{stem.name}_levels")):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
-
-
-def _checkpoint(run: Path, which: str) -> Path:
-    """The checkpoint to play; ToolkitError if the run is not there or not that far."""
-    if not run.is_dir():
-        raise ToolkitError(f"no run at {run}: name it by --save_path, --env_name and --xpid")
-    path = run / f"{which}_model.pt"
-    if not path.exists() and (run / "model.pt").exists():
-        raise ToolkitError(
-            f"no {path.name} in {run}, a run that is not finished: its training command with "
-            "--resume True goes on"
-        )
-    return path
 
 
 def _require_writable(folder: Path) -> None:

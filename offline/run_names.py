@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from common.errors import UsageError
+from common.errors import ToolkitError, UsageError
 from common.flags import Flag, short_number, unnamed_settings_hash
 
 LAST_SEED = 2**31 - 1
@@ -73,6 +74,23 @@ def setting_name(settings: argparse.Namespace, flags: Sequence[Flag]) -> str:
     if rest:
         parts.append(rest)
     return "-".join(parts)
+
+
+def checkpoint_in(run: Path, which: str) -> Path:
+    """The checkpoint `which` (final or best) of a run's folder.
+
+    Raises ToolkitError if the run is not there, or not that far.
+    """
+    if not run.is_dir():
+        raise ToolkitError(f"no run at {run}: name it by --save_path, --env_name and --xpid")
+    path = run / f"{which}_model.pt"
+    finished = (run / "final_model.pt").exists()
+    if not path.exists() and not finished and (run / "model.pt").exists():
+        raise ToolkitError(
+            f"no {path.name} in {run}, a run that is not finished: its training command with "
+            "--resume True goes on"
+        )
+    return path
 
 
 def check_seeds(settings: argparse.Namespace) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,19 +26,19 @@ from common.evaluation import (
     write_origin,
 )
 from common.games import NUM_ACTIONS
-from common.run_logger import RunFolder, describe_run
+from common.run_logger import RunFolder, describe_run, recorded_settings, require_settings
 from common.seeding import derive_seed, seed_everything
 from common.tracking import require_trackers
+from offline.acting import OWN_RESULTS, is_certain, results_name, ways_to_act
 from offline.agents import agent_class, load_agent, make_agent
 from offline.agents.base import DatasetFacts
-from offline.arguments import DEFAULT_EVAL_EPS
 from offline.data.levels import LevelData, choose_level, levels_in
 from offline.data.loading import LoadedData, load_data, open_stores
 from offline.lockstep import fit
 from offline.results.statistics import summarise
 from offline.results.tables import results_table
-from offline.run_names import of_each_seed
-from offline.training import ROLLING, Run
+from offline.run_names import checkpoint_in, of_each_seed
+from offline.training import ROLLING, Run, shaping_settings
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +94,21 @@ def _require_packages(settings: argparse.Namespace, device: torch.device) -> Non
 
 
 def _is_finished(settings: argparse.Namespace) -> bool:
-    """Whether this run, of one seed, is; then a line says so."""
+    """Whether this run, of one seed, is; then a line says so.
+
+    Raises UsageError if it was trained with other settings.
+    """
     final = run_path(settings) / FINAL
-    if final.exists():
-        logger.info("already finished: %s", final)
-    return final.exists()
+    if not final.exists():
+        return False
+    shaping = shaping_settings(settings)
+    if recorded_settings(run_path(settings)).get("level") is not None:
+        del shaping["levels"]  # by now they are the level alone,
+        if settings.level is None:
+            del shaping["level"]  # which the data may have chosen
+    require_settings(run_path(settings), shaping)
+    logger.info("already finished: %s", final)
+    return True
 
 
 def _is_unfinished(settings: argparse.Namespace) -> bool:
@@ -145,6 +157,8 @@ def _open_run(
             precision=agent.precision,
             dataset={
                 **asdict(data.summary),
+                "episodes_outside_training_levels": data.levels.episodes_outside,
+                "validation_levels": data.levels.validation,
                 "sources": data.sources,
                 "placement": data.placement,
             },
@@ -183,7 +197,6 @@ def train_on_one_level(settings: argparse.Namespace) -> str:
     if not settings.num_final_episodes:
         return ""
     settings.xpids, settings.checkpoint = (settings.xpid,), "final"
-    settings.acting_modes = (settings.deterministic,)
     return evaluate_runs(settings)
 
 
@@ -199,25 +212,27 @@ def evaluate_run(settings: argparse.Namespace) -> str:
     """Play the run's checkpoint on every split in every mode of `acting_modes`.
 
     Writes two CSV files per mode into the run's folder, and a JSON file that tells checkpoint and
-    mode, and returns the table: evaluate.csv, evaluate_episodes.csv and evaluate.json in the mode
-    that the run was trained to act in, in the other one files that have it in their names.
+    mode, and returns the table: evaluate.csv, evaluate_episodes.csv and evaluate.json where it acts
+    as it was trained to, else files that have the mode in their names. What the flags do not say of
+    acting is as the run was trained.
 
     Raises ToolkitError if the checkpoint is missing, corrupt or of another run.
     """
     if not settings.num_final_episodes:
         raise UsageError("--num_final_episodes 0: there is nothing to evaluate")
     path = _find_run(settings)
-    checkpoint = path / (FINAL if settings.checkpoint == "final" else BEST)
+    checkpoint = checkpoint_in(path, settings.checkpoint)
+    trained = _trained_settings(checkpoint, settings)
     rows = {}
-    for deterministic in settings.acting_modes:
-        results, own, acting = _evaluate_mode(checkpoint, settings, deterministic)
-        mode = "deterministic" if deterministic else "sampled"
-        name = "evaluate" if own else f"evaluate_{mode}"
+    ways = ways_to_act(settings, trained)
+    for way in ways:
+        results, mode = _play(checkpoint, way, settings)
+        name = results_name(way, trained)
         write_episodes(path / f"{name}_episodes.csv", results)
-        write_origin(path / f"{name}.json", Origin(settings.checkpoint, acting), results)
+        write_origin(path / f"{name}.json", Origin(settings.checkpoint, mode), results)
         # Last, as the mark of an evaluation that is whole.
         write_evaluation(path / f"{name}.csv", results)
-        alone = own and len(settings.acting_modes) == 1
+        alone = name == OWN_RESULTS and len(ways) == 1
         rows[settings.algo if alone else f"{settings.algo}, {mode}"] = summarise(
             returns_by_split(results), settings.env_name, settings.distribution_mode
         )
@@ -244,21 +259,10 @@ def _find_run(settings: argparse.Namespace) -> Path:
     )
 
 
-def _evaluate_mode(
-    checkpoint: Path, settings: argparse.Namespace, deterministic: bool
-) -> tuple[Results, bool, str]:
-    """Results by split of the agent acting as told, whether it was trained to act so, and how it
-    acted in truth: one may be certain without being told.
-    """
-    acting = {**vars(settings), "deterministic": deterministic}
-    device = choose_device(settings.no_cuda)
-    agent, contents = load_agent(checkpoint, device, acting)
-    if len(settings.acting_modes) > 1 and agent.sampler.deterministic and not deterministic:
-        # With eval_eps 0 this one is certain anyway, and both modes would be the same.
-        acting["eval_eps"] = DEFAULT_EVAL_EPS
-        agent, contents = load_agent(checkpoint, device, acting)
-    agent.eval()
-    trained = contents["settings"]
+def _trained_settings(checkpoint: Path, settings: argparse.Namespace) -> dict[str, Any]:
+    """Those of the checkpoint; ToolkitError if the flags name another run."""
+    _, contents = load_agent(checkpoint, torch.device("cpu"), {"precision": "auto"})
+    trained: dict[str, Any] = contents["settings"]
     level = trained.get("level")
     if settings.level not in (None, level):
         raise ToolkitError(f"{checkpoint} was trained on level {level}, not {settings.level}")
@@ -268,15 +272,23 @@ def _evaluate_mode(
                 f"{checkpoint} was trained with --{name} {trained[name]}, "
                 f"not {getattr(settings, name)}"
             )
+    return trained
+
+
+def _play(
+    checkpoint: Path, way: Mapping[str, Any], settings: argparse.Namespace
+) -> tuple[Results, str]:
+    """Results by split of the agent acting in this way, and whether it sampled or was certain."""
+    agent, _ = load_agent(checkpoint, choose_device(settings.no_cuda), way)
+    agent.eval()
     results = evaluate(
         agent,
-        env_name=settings.env_name,
-        distribution_mode=settings.distribution_mode,
-        num_levels=settings.num_levels,
-        only_level=level,
+        env_name=way["env_name"],
+        distribution_mode=way["distribution_mode"],
+        num_levels=way["num_levels"],
+        only_level=way.get("level"),
         num_episodes=settings.num_final_episodes,
-        seed=derive_seed(trained["seed"], "final"),
+        seed=derive_seed(way["seed"], "final"),
         progress=True,
     )
-    mode = "deterministic" if agent.sampler.deterministic else "sampled"
-    return results, deterministic == trained["deterministic"], mode
+    return results, "deterministic" if is_certain(way) else "sampled"

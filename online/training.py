@@ -22,7 +22,7 @@ from common.errors import ToolkitError, UsageError
 from common.games import NUM_ACTIONS
 from common.interrupts import Stopped, StopRequest
 from common.optimisers import load_optimiser
-from common.run_logger import CsvLog, RunFolder, describe_run
+from common.run_logger import CsvLog, RunFolder, describe_run, require_settings
 from common.seeding import (
     derive_seed,
     restore_torch_random_state,
@@ -288,12 +288,17 @@ def _settings_that_shape(settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(settings: argparse.Namespace) -> None:
-    """Run `online.trainer` with parsed settings; a finished run says so and is left alone."""
+    """Run `online.trainer` with parsed settings; a finished run says so and is left alone.
+
+    Raises UsageError if a run of that name has other settings.
+    """
     xpid = settings.xpid or ppo_xpid(settings)
     path = Path(settings.model_saving_dir) / settings.env_name / xpid
     finished = sorted((path / "final").glob("model_*.pt"))
     rolling = path / "rolling" / "model.pt"
     if finished:
+        shaping = {**_settings_that_shape(settings), "num_env_steps": settings.num_env_steps}
+        require_settings(path, shaping)
         logger.info("already finished: %s", finished[-1])
         return
     if rolling.exists() and not settings.resume:

@@ -27,16 +27,18 @@ ALLOWED = {
     "common": ("common",),
     "offline": ("offline", "common"),
     "online": ("online", "common"),
-    # Argument definitions, what they are written with, the one-line errors they raise, and files
-    # that are written whole.
+    # Argument definitions, what they are written with, the one-line errors they raise, files that
+    # are written whole, and what a run's folder tells.
     "train_scripts": (
         "train_scripts",
+        "offline.acting",
         "offline.arguments",
         "offline.run_names",
         "online.arguments",
         "common.flags",
         "common.errors",
         "common.files",
+        "common.run_logger",
     ),
 }
 
@@ -103,7 +105,7 @@ def allowed_imports(path: Path) -> tuple[str, ...] | None:
     shared = tuple(f"offline.agents.{name}" for name in SHARED_AGENT_FILES - {"__init__"})
     if path.stem in SHARED_AGENT_FILES:
         # The contract may speak of data views; it may not know the algorithms that keep it.
-        return ("common", "offline.data", "offline.arguments", *shared)
+        return ("common", "offline.data", "offline.arguments", "offline.acting", *shared)
     siblings = (
         f"offline.agents.{other}" for agent, other in SIBLINGS_ALLOWED if agent == path.stem
     )

@@ -13,9 +13,12 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from common.errors import UsageError
 from common.flags import Flag
+from common.run_logger import recorded_settings
+from offline.acting import results_name, ways_to_act
 from offline.arguments import SINGLE_LEVEL_FLAGS, parse_evaluation, parse_training
 from offline.run_names import of_each_seed
 from online.arguments import parse_collection, parse_ppo
@@ -141,10 +144,9 @@ def _evaluated(command: Command) -> bool:
     The file of another checkpoint does not count. Another number of episodes is no other
     evaluation.
     """
-    modes = getattr(command.settings, "acting_modes", (command.settings.deterministic,))
-    names = {True: "evaluate_deterministic.csv", False: "evaluate_sampled.csv"}
-    names[_trained_mode(command.folder, modes[0])] = "evaluate.csv"
-    return all(_is_of_final(command.folder / names[mode]) for mode in modes)
+    trained = _trained_settings(command)
+    names = {results_name(way, trained) for way in ways_to_act(command.settings, trained)}
+    return all(_is_of_final(command.folder / f"{name}.csv") for name in names)
 
 
 def _is_of_final(evaluation: Path) -> bool:
@@ -158,13 +160,9 @@ def _is_of_final(evaluation: Path) -> bool:
         return True
 
 
-def _trained_mode(folder: Path, otherwise: bool) -> bool:
-    """The value of --deterministic that the run was trained with; `otherwise` if it is not told."""
-    try:
-        document = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        return bool(document["settings"]["deterministic"])
-    except (OSError, ValueError, KeyError):
-        return otherwise
+def _trained_settings(command: Command) -> dict[str, Any]:
+    """Those that the run was trained with; the command's where the run does not tell."""
+    return {**vars(command.settings), **recorded_settings(command.folder)}
 
 
 def _trained_on_one_level(command: Command) -> bool:

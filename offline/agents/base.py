@@ -19,6 +19,7 @@ from common.encoders import PixelEncoder, make_encoder
 from common.errors import ToolkitError
 from common.optimisers import Adam, load_optimiser
 from common.sampling import ActionSampler
+from offline.acting import is_certain
 from offline.data.views import TransitionBatch, ViewKind, WindowBatch
 
 __all__ = ["DatasetFacts", "OfflineAgent", "TransitionBatch", "WindowBatch"]
@@ -59,7 +60,7 @@ class OfflineAgent(nn.Module, ABC, Generic[Batch]):
         self.device = device
         self.precision = resolve_precision(settings["precision"], device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
-        self.sampler = ActionSampler(settings["deterministic"])
+        self.sampler = ActionSampler(is_certain(settings))
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:

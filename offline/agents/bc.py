@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.sampling import ActionSampler
 from offline.agents.base import DatasetFacts, OfflineAgent, TransitionBatch
 
 
@@ -34,7 +33,6 @@ class Agent(OfflineAgent[TransitionBatch]):
         self.head = nn.Linear(self.encoder.feature_size, facts.num_actions)
         self.to(device)
         self.optimisers["policy"] = self.adam(self.parameters())
-        self.sampler = ActionSampler(settings["deterministic"] or settings["eval_eps"] == 0)
 
     def logits(self, observations: Tensor) -> Tensor:
         """Action logits (B, num_actions) float32 for frames (B, 64, 64, 3) uint8."""

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.sampling import ActionSampler
 from offline.agents.base import DatasetFacts, OfflineAgent, TransitionBatch
 from offline.agents.targets import (
     OutputLayer,
@@ -61,7 +60,6 @@ class Agent(OfflineAgent[TransitionBatch]):
         for name in ("actor", "value", "q1", "q2"):
             weights = self.get_submodule(name).parameters()
             self.optimisers[name] = self.adam(weights)
-        self.sampler = ActionSampler(settings["deterministic"] or settings["eval_eps"] == 0)
 
     def _network(self, outputs: int) -> nn.Module:
         encoder = self.new_encoder()

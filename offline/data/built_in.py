@@ -22,6 +22,7 @@ FOLDER = ROOT / "data" / "built-in"
 POLICIES = ROOT / "online" / "policies"
 POLICY_MARK = "policy.sha256"
 TRANSITIONS = 50_000
+NUM_LEVELS = 200
 SEED = 88
 POLL_SECONDS, GRACE_SECONDS = 0.1, 2.0
 
@@ -41,9 +42,9 @@ def built_in_dataset(env_name: str, distribution_mode: str, num_levels: int) -> 
             f"no --dataset given, and built-in data exist for {have} only, not {env_name}: "
             "give --dataset, or collect episodes with online.data_collector"
         )
-    if distribution_mode != "easy" or num_levels < 200:
+    if distribution_mode != "easy" or num_levels != NUM_LEVELS:
         raise UsageError(
-            "the built-in data hold 200 easy levels: give --dataset for "
+            f"the built-in data hold {NUM_LEVELS} easy levels: give --dataset for "
             f"--distribution_mode {distribution_mode} --num_levels {num_levels}"
         )
     target = FOLDER / env_name

@@ -22,6 +22,7 @@ from offline.data.first_frames import (
     first_frame_hashes,
     frame_hash,
 )
+from offline.data.levels import LevelCoverage, cover_levels, levels_outside
 from offline.data.packing import PACKED_FOLDER
 from offline.data.provenance import draw_first_frame, drawn_as_installed, drawn_differently
 from offline.data.store import PackedStore, select_episodes
@@ -41,25 +42,6 @@ class Spread:
     median: float
     upper_quartile: float
     maximum: float
-
-
-@dataclass(frozen=True)
-class LevelCoverage:
-    """Which level seeds the data hold.
-
-    `known` is the number of different ones, `lowest` and `highest` their range; `training`,
-    `validation` and `elsewhere` (which test levels are drawn from) divide them up.
-    `episodes_outside` are of levels that are no training levels, `episodes_unknown` tell none.
-    """
-
-    known: int
-    lowest: int | None
-    highest: int | None
-    training: int
-    validation: int
-    elsewhere: int
-    episodes_outside: int
-    episodes_unknown: int
 
 
 @dataclass(frozen=True)
@@ -187,24 +169,6 @@ def spread(values: np.ndarray) -> Spread:
     return Spread(float(values.mean()), error, *quartiles)
 
 
-def cover_levels(level_seeds: np.ndarray, num_levels: int) -> LevelCoverage:
-    """Sort the level seeds of episodes (episodes,), -1 where unknown, into the splits."""
-    known = level_seeds[level_seeds >= 0]
-    levels = np.unique(known)
-    _, first, count = level_splits(num_levels)["validation"]
-    training, validation = levels < first, (levels >= first) & (levels < first + count)
-    return LevelCoverage(
-        known=len(levels),
-        lowest=int(levels[0]) if len(levels) else None,
-        highest=int(levels[-1]) if len(levels) else None,
-        training=int(training.sum()),
-        validation=int(validation.sum()),
-        elsewhere=int((~training & ~validation).sum()),
-        episodes_outside=int((known >= first).sum()),
-        episodes_unknown=len(level_seeds) - len(known),
-    )
-
-
 def count_actions(stores: Sequence[PackedStore]) -> list[ActionCount]:
     """How often each action was taken; the last row of a cut-off episode is no transition."""
     counts = np.zeros(len(ACTION_BUTTONS), np.int64)
@@ -238,13 +202,7 @@ def warnings_about(report: GameReport) -> list[str]:
     levels, first_frames = report.levels, report.first_frames
     warnings = []
     if levels.episodes_outside:
-        warnings.append(
-            f"levels outside the {report.num_levels} training levels: "
-            f"{levels.validation + levels.elsewhere} ({levels.validation} validation levels, "
-            f"{levels.elsewhere} beyond), with {levels.episodes_outside} episodes; an agent that "
-            "learns from them has seen what it is measured on: train with --levels, or with a "
-            "larger --num_levels"
-        )
+        warnings.append(levels_outside(levels, report.num_levels))
     if levels.episodes_unknown:
         warnings.append(
             f"episodes that do not tell their level's seed: {levels.episodes_unknown}; whether "

@@ -1,17 +1,38 @@
-"""Choosing the level of the single-level study."""
+"""Which levels the data are of: in which split they lie, and the one of the single-level study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from common.envs import level_splits
 from common.errors import UsageError
 from offline.data.store import PackedStore, count_transitions, select_episodes
 
 # Where in the ranking of the levels the chosen one lies, in [0, 1].
 RANKS = {"median": 0.5, "percentile": 0.9}
+
+
+@dataclass(frozen=True)
+class LevelCoverage:
+    """Which level seeds the data hold.
+
+    `known` is the number of different ones, `lowest` and `highest` their range; `training`,
+    `validation` and `elsewhere` (which test levels are drawn from) divide them up.
+    `episodes_outside` are of levels that are no training levels, `episodes_unknown` tell none.
+    """
+
+    known: int
+    lowest: int | None
+    highest: int | None
+    training: int
+    validation: int
+    elsewhere: int
+    episodes_outside: int
+    episodes_unknown: int
 
 
 class LevelData(NamedTuple):
@@ -52,3 +73,32 @@ def choose_level(
     """
     ranked = sorted(levels, key=lambda level: (getattr(level, capacity_type), level.level))
     return ranked[int(RANKS[threshold_metric] * (len(ranked) - 1))]
+
+
+def cover_levels(level_seeds: np.ndarray, num_levels: int) -> LevelCoverage:
+    """Sort the level seeds of episodes (episodes,), -1 where unknown, into the splits."""
+    known = level_seeds[level_seeds >= 0]
+    levels = np.unique(known)
+    _, first, count = level_splits(num_levels)["validation"]
+    training, validation = levels < first, (levels >= first) & (levels < first + count)
+    return LevelCoverage(
+        known=len(levels),
+        lowest=int(levels[0]) if len(levels) else None,
+        highest=int(levels[-1]) if len(levels) else None,
+        training=int(training.sum()),
+        validation=int(validation.sum()),
+        elsewhere=int((~training & ~validation).sum()),
+        episodes_outside=int((known >= first).sum()),
+        episodes_unknown=len(level_seeds) - len(known),
+    )
+
+
+def levels_outside(levels: LevelCoverage, num_levels: int) -> str:
+    """The sentence for data that hold other levels than the training levels."""
+    return (
+        f"levels outside the {num_levels} training levels: "
+        f"{levels.validation + levels.elsewhere} ({levels.validation} validation levels, "
+        f"{levels.elsewhere} beyond), with {levels.episodes_outside} episodes; an agent that "
+        "learns from them has seen what it is measured on: train with --levels, or with a "
+        "larger --num_levels"
+    )

@@ -10,6 +10,7 @@ import torch
 
 from common.seeding import derive_seed
 from offline.data.built_in import built_in_dataset
+from offline.data.levels import LevelCoverage, cover_levels, levels_outside
 from offline.data.packing import distinct_folders, open_game
 from offline.data.placement import place_frames
 from offline.data.provenance import drawn_as_installed, drawn_differently
@@ -24,6 +25,7 @@ class LoadedData(NamedTuple):
 
     view: TransitionView | WindowView
     summary: DatasetSummary
+    levels: LevelCoverage
     sources: list[str]
     placement: str
 
@@ -71,6 +73,10 @@ def load_data(settings: argparse.Namespace, kind: ViewKind, device: torch.device
     """Open, select and place the data of a training command; one log line says what was taken."""
     selection = open_selection(settings)
     summary = describe(selection)
+    levels = cover_levels(selection.episodes["level_seed"], settings.num_levels)
+    # A run on one level is measured on that level.
+    if levels.episodes_outside and settings.level is None:
+        logger.warning("%s", levels_outside(levels, settings.num_levels))
     frames = place_frames(
         selection,
         device,
@@ -101,5 +107,5 @@ def load_data(settings: argparse.Namespace, kind: ViewKind, device: torch.device
 
         view.leave_gpu = leave_gpu
     return LoadedData(
-        view, summary, [str(store.path) for store in selection.stores], frames.description
+        view, summary, levels, [str(store.path) for store in selection.stores], frames.description
     )

@@ -100,6 +100,8 @@ def _require_procgen(metadata: Any) -> None:
         raise MalformedError("expected an object")
     if metadata.get("data_format") != "hdf5":
         raise MalformedError(f"data_format is {metadata.get('data_format')!r:.40}, expected hdf5")
+    if not isinstance(metadata.get("procgen"), dict | None):
+        raise MalformedError(f"procgen is {metadata['procgen']!r:.40}, expected an object")
     episodes = metadata.get("total_episodes")
     if not isinstance(episodes, int) or episodes < 1:
         raise MalformedError(f"total_episodes is {episodes!r:.40}, expected at least 1")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def open_game(
     the dataset and a hash of its absolute path. It is made anew when the names, sizes or times of
     the source files change, and used as it is where there are none: downloaded data have none.
 
-    Raises UsageError for a folder that is missing or holds no episodes, EpisodeError for a bad
+    Raises UsageError for a folder that is missing, holds no episodes, or holds episode files beside
+    a store that was downloaded or made of an archive; EpisodeError for a bad
     episode file (with `skip_bad_episodes` these are left out, counted and logged instead), and
     ToolkitError when the store cannot be written; nothing half-written stays behind.
     """
@@ -94,8 +96,9 @@ def pack_folder(
 ) -> PackedStore:
     """The store at `packed` of the episode files in `source`, made if it is not that already.
 
-    One that was made of something else is replaced, or without `replace` refused. Errors as of
-    `open_game`; `place` is what to choose otherwise when `packed` cannot be written.
+    One that was made of other files is replaced, or without `replace` refused; what was downloaded
+    or made of an archive is never replaced. Errors as of `open_game`; `place` is what to choose
+    otherwise when `packed` cannot be written.
     """
     files = list_episode_files(source)
     fingerprint = _fingerprint(source, files)
@@ -103,6 +106,11 @@ def pack_folder(
         try:
             with lock_store(packed):
                 if not is_current(packed, fingerprint):
+                    if is_of_archive(packed):
+                        raise UsageError(
+                            f"{source} holds episode files, and {packed} a store that was made of "
+                            "none of them: move one of the two into another dataset folder"
+                        )
                     if not replace:
                         require_replaceable(packed, fingerprint)
                     _pack(source, files, packed, game, fingerprint, skip_bad_episodes, progress)
@@ -142,6 +150,15 @@ def is_current(packed: Path, fingerprint: str) -> bool:
     if not (packed / "manifest.json").is_file():
         return False
     return bool(read_manifest(packed).get("source_fingerprint") == fingerprint)
+
+
+def is_of_archive(packed: Path) -> bool:
+    """Whether a store stands at `packed` that was not made of a folder of episode files."""
+    if not (packed / "manifest.json").is_file():
+        return False
+    # One that was has a bare SHA-256 there.
+    made_of = str(read_manifest(packed)["source_fingerprint"])
+    return re.fullmatch("[0-9a-f]{64}", made_of) is None
 
 
 def require_replaceable(packed: Path, fingerprint: str) -> None:

@@ -31,15 +31,15 @@ def draw_first_frame(env_name: str, distribution_mode: str, level_seed: int) -> 
 def drawn_as_installed(store: PackedStore, env_name: str, distribution_mode: str) -> bool | None:
     """Whether the installed Procgen draws what the store holds; None if nothing tells.
 
-    By the build that the collector noted, else by its fingerprint, else (the released data note
+    By the fingerprint that the collector noted, else by the build, else (the released data note
     nothing) by the first frames of a few levels.
     """
     noted = store.manifest["procgen"] or {}
-    # The same package draws the same frames; only another one is worth starting Procgen for.
-    if noted.get("build") == procgen_build():
-        return True
+    # First, though it starts Procgen: the build says nothing of the distribution mode.
     if noted.get("fingerprint"):
         return bool(noted["fingerprint"] == frame_fingerprint(env_name, distribution_mode))
+    if noted.get("build") == procgen_build():
+        return True
     levels, first_episodes = np.unique(store.episodes["level_seed"], return_index=True)
     comparable = np.flatnonzero((levels >= 0) & (levels < MAX_LEVEL_SEED))[:_LEVELS_TO_COMPARE]
     if not len(comparable):

@@ -51,6 +51,8 @@ def pack_source(
     for name, folder in folders.items():
         packed = dataset_dir / name / PACKED_FOLDER
         own = folder.resolve() == packed.parent.resolve()
+        if not own:
+            require_no_episode_files(packed.parent)
         yield pack_folder(folder, packed, name, skip_bad_episodes, replace=own)
 
 

@@ -114,6 +114,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     for key in ("skipped", "source_fingerprint", "procgen"):
         if key not in manifest:
             raise damaged(path, f"manifest.json lacks {key}")
+    if not isinstance(manifest["procgen"], dict | None):
+        raise damaged(path, f"manifest.json says procgen = {manifest['procgen']!r}")
     for key in ("rows", "episodes"):
         if not isinstance(manifest.get(key), int) or manifest[key] < 1:
             raise damaged(path, f"manifest.json says {key} = {manifest.get(key)}")

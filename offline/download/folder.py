@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.episodes import list_episode_files
 from common.errors import ToolkitError
-from offline.data.packing import PACKED_FOLDER
-from offline.data.store import read_manifest
+from offline.data.packing import PACKED_FOLDER, is_of_archive
 from offline.data.unpacking import EPISODES_PART, is_packed
 from offline.download.partial_file import PartialFile, RemoteFile
 from offline.download.record import ArchiveRecord, Unpacked
@@ -88,7 +86,7 @@ class DownloadFolder:
         packed = folder / PACKED_FOLDER
         if self.form == PACKED and _measure(folder).files:
             there, found = EPISODES, f"{folder} holds episode files"
-        elif self.form == EPISODES and _is_of_archive(packed):
+        elif self.form == EPISODES and is_of_archive(packed):
             there, found = PACKED, f"{packed} holds the store of an archive"
         else:
             return None
@@ -132,11 +130,3 @@ def _measure(folder: Path) -> Unpacked:
         return Unpacked(0, 0)
     files = list_episode_files(folder)  # those of a store have such names, too
     return Unpacked(len(files), sum(file.stat().st_size for file in files))
-
-
-def _is_of_archive(packed: Path) -> bool:
-    if not (packed / "manifest.json").is_file():
-        return False
-    # The store of a folder of files has a bare SHA-256 there.
-    made_of = str(read_manifest(packed)["source_fingerprint"])
-    return re.fullmatch("[0-9a-f]{64}", made_of) is None

@@ -15,7 +15,7 @@ import numpy as np
 from common.games import GAMES
 from offline.arguments import ALGORITHMS
 from offline.results.aggregates import Estimate, iqm, iqm_above, iqm_difference
-from offline.results.comparable import NONE, is_suboptimal, of_one_size, of_the_same_levels
+from offline.results.comparable import BY_LEVELS, BY_SIZE, NONE, is_suboptimal
 from offline.results.comparison import Candidate, Comparison, series
 from offline.results.evidence import (
     SUPPORTED,
@@ -80,12 +80,10 @@ def judge(comparisons: Sequence[Comparison], generator: np.random.Generator) -> 
         if is_suboptimal(comparison.condition)
     ] or [_undecided("C4", "runs on suboptimal data: a --dataset named *_S or *suboptimal*")]
     verdicts += [
-        _more_levels(few, many, generator)
-        for few, many in _ends(series(comparisons, lambda c: c.num_levels, of_one_size))
+        _more_levels(few, many, generator) for few, many in _ends(series(comparisons, BY_LEVELS))
     ] or [_undecided("C5", _VARIED_LEVELS)]
     verdicts += [
-        _more_data(less, more, generator)
-        for less, more in _ends(series(comparisons, lambda c: c.dataset_size, of_the_same_levels))
+        _more_data(less, more, generator) for less, more in _ends(series(comparisons, BY_SIZE))
     ] or [_undecided("C6", _VARIED_SIZE)]
     return verdicts
 

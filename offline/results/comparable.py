@@ -7,7 +7,7 @@ of a method is chosen, within one condition.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -128,16 +128,39 @@ def differences(settings: Collection[Setting]) -> dict[Setting, str]:
     return texts
 
 
-def of_one_size(condition: Condition) -> tuple[Any, ...]:
-    """What is alike where only the number of training levels, and so the folder, differs."""
-    c = condition
+class Axis(NamedTuple):
+    """What studies vary in their data: a flag with numbers, and what must be alike beside it.
+
+    With `own_data` every number must have data of its own: --num_levels alone changes only what an
+    evaluation plays, not what was learned from.
+    """
+
+    flag: str
+    label: str
+    alike: Callable[[Condition], tuple[Any, ...]]
+    own_data: bool
+
+    def value(self, condition: Condition) -> int:
+        """Where runs in this condition stand."""
+        number: int = getattr(condition, self.flag)
+        return number
+
+
+def data_of(condition: Condition) -> tuple[tuple[str, ...], str]:
+    """Which episodes are to be had: the folders, and the levels chosen from them."""
+    return condition.dataset, condition.levels
+
+
+def _of_one_size(c: Condition) -> tuple[Any, ...]:
     return c.distribution_mode, c.dataset_size, c.episode_order, *_kinds(c)
 
 
-def of_the_same_levels(condition: Condition) -> tuple[Any, ...]:
-    """What is alike where only the size of the data, and so the folder, differs."""
-    c = condition
+def _of_the_same_levels(c: Condition) -> tuple[Any, ...]:
     return c.distribution_mode, c.num_levels, c.levels, c.episode_order, *_kinds(c)
+
+
+BY_LEVELS = Axis("num_levels", "number of training levels", _of_one_size, own_data=True)
+BY_SIZE = Axis("dataset_size", "transitions of data", _of_the_same_levels, own_data=False)
 
 
 def is_suboptimal(condition: Condition) -> bool:

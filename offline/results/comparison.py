@@ -5,10 +5,10 @@ Where a method was swept over settings, the one that is best on validation level
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from offline.results.aggregates import (
     iqm,
     probability_of_improvement,
 )
-from offline.results.comparable import NONE, Condition, Setting
+from offline.results.comparable import NONE, Axis, Condition, Setting, data_of
 from offline.results.run_files import (
     AS_TRAINED,
     DETERMINISTIC,
@@ -141,33 +141,32 @@ def compare_all(
     return comparisons
 
 
-def series(
-    comparisons: Iterable[Comparison],
-    varied: Callable[[Condition], int],
-    alike: Callable[[Condition], Any],
-) -> list[list[Comparison]]:
-    """Where `varied` takes several values while `alike` does not: in order of the former.
+def series(comparisons: Iterable[Comparison], axis: Axis) -> list[list[Comparison]]:
+    """Where conditions differ in the value of an axis, and not in what must be alike: in its order.
 
     Where that leaves several for one value, those on the same data are series of their own: which
     of the others to compare would be arbitrary. Agents act as they were trained to; runs on a
     single level say nothing about generalisation.
     """
     several = [c for c in comparisons if c.acting == AS_TRAINED and c.condition.level == NONE]
-    ordered = sorted(several, key=lambda c: (alike(c.condition), varied(c.condition)))
-    groups = [list(g) for _, g in groupby(ordered, key=lambda c: alike(c.condition))]
-    lines = [line for group in groups for line in _one_per_value(group, varied)]
-    return [line for line in lines if len(line) > 1]
+    ordered = sorted(several, key=lambda c: (axis.alike(c.condition), axis.value(c.condition)))
+    groups = [list(g) for _, g in groupby(ordered, key=lambda c: axis.alike(c.condition))]
+    lines = [line for group in groups for line in _one_per_value(group, axis)]
+    return [
+        line
+        for line in lines
+        if len(line) > 1
+        and not (axis.own_data and len({data_of(c.condition) for c in line}) < len(line))
+    ]
 
 
-def _one_per_value(
-    group: list[Comparison], varied: Callable[[Condition], int]
-) -> list[list[Comparison]]:
+def _one_per_value(group: list[Comparison], axis: Axis) -> list[list[Comparison]]:
     """The group, or, where a value comes twice, its parts that are on the same data."""
-    if len({varied(c.condition) for c in group}) == len(group):
+    if len({axis.value(c.condition) for c in group}) == len(group):
         return [group]
 
     def data(comparison: Comparison) -> tuple[tuple[str, ...], str]:
-        return comparison.condition.dataset, comparison.condition.levels
+        return data_of(comparison.condition)
 
     return [list(same) for _, same in groupby(sorted(group, key=data), key=data)]
 

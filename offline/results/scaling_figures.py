@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from offline.results.aggregates import Estimate, estimate, iqm
-from offline.results.comparable import Condition, of_one_size, of_the_same_levels, shared_parts
+from offline.results.comparable import BY_LEVELS, BY_SIZE, Axis, shared_parts
 from offline.results.comparison import Comparison, series
 from offline.results.method_styles import (
     PAGE,
@@ -32,17 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class _Axis(NamedTuple):
-    flag: str
-    label: str
-    value: Callable[[Condition], int]
-    alike: Callable[[Condition], Any]
-
-
-_AXES = (
-    _Axis("num_levels", "number of training levels", lambda c: c.num_levels, of_one_size),
-    _Axis("dataset_size", "transitions of data", lambda c: c.dataset_size, of_the_same_levels),
-)
 _APART = 1.03  # methods stand this factor apart, so that none hides another
 
 
@@ -55,14 +44,14 @@ def scaling_figures(
     """
     return [
         figure
-        for axis in _AXES
-        for found in series(comparisons, axis.value, axis.alike)
+        for axis in (BY_LEVELS, BY_SIZE)
+        for found in series(comparisons, axis)
         if (figure := _figure(axis, {c: comparisons[c] for c in found}, generator))
     ]
 
 
 def _figure(
-    axis: _Axis,
+    axis: Axis,
     found: Mapping[Comparison, Sequence[Reference]],
     generator: np.random.Generator,
 ) -> DrawnFigure | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.errors import UsageError
-from offline import evaluate_offline_agent
+from offline import evaluate_offline_agent, train_offline_agent
 from offline.arguments import parse_evaluation, parse_training
-from tests.offline_commands import FinishedRun, flags, read_rows
+from tests.offline_commands import TINY, FinishedRun, flags, read_rows
 
 MODES = ("evaluate_episodes.csv", "evaluate_deterministic_episodes.csv")
 
@@ -74,6 +76,48 @@ def test_where_eval_eps_is_zero_both_still_samples_once(finished_copy: FinishedR
     expected = [played(finished_copy, name) for name in MODES]
     assert evaluate(finished_copy, deterministic="both", eval_eps=0.0) == 0
     assert [played(finished_copy, name) for name in MODES] == expected
+
+
+def test_a_run_that_samples_has_results_of_its_own_where_it_is_evaluated_with_eval_eps_zero(
+    finished_copy: FinishedRun,
+) -> None:
+    assert evaluate(finished_copy, deterministic=True) == 0
+    expected = played(finished_copy, MODES[1])
+    (finished_copy.folder / MODES[1]).unlink()
+    assert evaluate(finished_copy, eval_eps=0.0) == 0
+    assert played(finished_copy, MODES[1]) == expected
+    assert not (finished_copy.folder / "evaluate.csv").exists()
+
+
+def test_what_is_not_said_of_acting_is_as_the_run_was_trained(certain_run: FinishedRun) -> None:
+    assert evaluate(certain_run) == 0  # by its name alone
+    told = json.loads((certain_run.folder / "evaluate.json").read_text())
+    assert told["acting"] == "deterministic"
+    # Those at the end of training were played by the same agent on the same levels.
+    trained = read_rows(certain_run.folder / "final_test_eval.csv")
+    assert read_rows(certain_run.folder / "evaluate.csv") == trained
+
+
+def test_both_modes_of_a_run_that_eval_eps_makes_certain_are_told_apart(
+    certain_run: FinishedRun,
+) -> None:
+    assert evaluate(certain_run, deterministic="both") == 0
+    acting = {
+        name: json.loads((certain_run.folder / f"{name}.json").read_text())["acting"]
+        for name in ("evaluate", "evaluate_sampled")
+    }
+    assert acting == {"evaluate": "deterministic", "evaluate_sampled": "sampled"}
+    assert not (certain_run.folder / "evaluate_deterministic.csv").exists()
+
+
+@pytest.fixture
+def certain_run(dataset: Path, tmp_path: Path) -> FinishedRun:
+    """Trained with --eval_eps 0; its settings are those that --xpid alone would find it by."""
+    settings = {**TINY, "dataset": dataset, "xpid": "run", "epochs": 1, "num_final_episodes": 6}
+    trained = [*flags(settings, save_path=tmp_path, eval_eps=0)]
+    assert train_offline_agent.main(trained) == 0
+    done = subprocess.CompletedProcess(trained, 0, "", "")
+    return FinishedRun(settings, tmp_path, done)
 
 
 @pytest.mark.parametrize("trained", [[], ["--deterministic=True"], ["--eval_eps=0"]])

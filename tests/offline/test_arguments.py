@@ -12,6 +12,7 @@ from offline.arguments import (
     CHECKPOINT_FLAG,
     SINGLE_LEVEL_FLAGS,
     TRAIN_FLAGS,
+    parse_evaluation,
     parse_training,
 )
 from offline.run_names import run_name
@@ -145,6 +146,18 @@ def test_the_final_checkpoint_is_evaluated_by_default() -> None:
 
 
 # Flags of other algorithms
+
+
+def test_a_dataset_is_the_same_however_its_path_is_written() -> None:
+    names = {parse_training([f"--dataset={path}"], "").xpid for path in ("a/b", "a/b/", "./a//b")}
+    assert len(names) == 1
+    assert parse_training(["--dataset=../b"], "").xpid not in names
+
+
+def test_the_newest_run_can_be_evaluated_but_none_be_called_so() -> None:
+    assert parse_evaluation(["--xpid=latest"], "").xpids == ("latest",)
+    with pytest.raises(UsageError, match="--xpid latest: give the name of a new folder"):
+        parse_training(["--xpid=latest"], "")
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGES if "bc" not in CHANGES[name][1]])

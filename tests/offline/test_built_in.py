@@ -135,7 +135,7 @@ def test_a_game_without_a_bundled_policy_is_refused_with_the_games_that_have_one
     assert not place.folder.exists()
 
 
-@pytest.mark.parametrize(("mode", "num_levels"), [("hard", 200), ("easy", 100)])
+@pytest.mark.parametrize(("mode", "num_levels"), [("hard", 200), ("easy", 100), ("easy", 500)])
 def test_data_of_other_levels_are_not_built_in(place: Place, mode: str, num_levels: int) -> None:
     with pytest.raises(UsageError, match=f"--distribution_mode {mode} --num_levels {num_levels}"):
         built_in.built_in_dataset(GAME, mode, num_levels)

@@ -14,8 +14,10 @@ import torch
 from common.errors import ToolkitError
 from common.seeding import restore_torch_random_state, torch_random_state
 from offline import evaluate_offline_agent
+from offline.acting import ways_to_act
 from offline.agents import dt, load_agent
 from offline.agents.transformer import Sizes
+from offline.arguments import parse_evaluation
 from offline.data.packing import open_game
 from offline.data.placement import place_frames
 from offline.data.store import select_episodes
@@ -208,6 +210,15 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
     process = run(TRAIN, *flags(settings, save_path=save_path))
     assert process.returncode == 0, process.stderr
     return FinishedRun(settings, save_path, process)
+
+
+@pytest.mark.slow
+def test_a_target_return_that_is_not_given_is_the_trained_one(trained: FinishedRun) -> None:
+    given = flags(trained.settings, save_path=trained.save_path, dt_eval_ret=0.25)
+    settings = parse_evaluation(given, "")
+    assert ways_to_act(settings, {"dt_eval_ret": 1.0, "eval_eps": 0.001})[0]["dt_eval_ret"] == 0.25
+    settings = parse_evaluation(flags(trained.settings, save_path=trained.save_path), "")
+    assert ways_to_act(settings, {"dt_eval_ret": 1.0, "eval_eps": 0.001})[0]["dt_eval_ret"] == 1.0
 
 
 @pytest.mark.slow

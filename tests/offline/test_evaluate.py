@@ -164,14 +164,24 @@ def test_a_run_that_is_not_there_is_named(
     assert line.startswith(f"error: no run at {finished_copy.save_path / GAME / 'other'}")
 
 
-@pytest.mark.parametrize("checkpoint", ["final", "best"])
 def test_a_checkpoint_that_is_not_there_is_named(
+    finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = finished_copy.folder / "best_model.pt"
+    path.unlink()
+    assert refusal(finished_copy, capsys, checkpoint="best") == f"error: no checkpoint at {path}"
+
+
+@pytest.mark.parametrize("checkpoint", ["final", "best"])
+def test_a_run_that_is_not_finished_is_refused_with_the_way_to_go_on(
     finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
-    path = finished_copy.folder / f"{checkpoint}_model.pt"
-    path.unlink()
+    # What a run has before its end and its first evaluation: model.pt.
+    for name in ("final", "best"):
+        (finished_copy.folder / f"{name}_model.pt").unlink()
     line = refusal(finished_copy, capsys, checkpoint=checkpoint)
-    assert line == f"error: no checkpoint at {path}"
+    assert line.startswith(f"error: no {checkpoint}_model.pt in {finished_copy.folder}, a run that")
+    assert line.endswith("not finished: its training command with --resume True goes on")
 
 
 @pytest.mark.parametrize(

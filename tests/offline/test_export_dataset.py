@@ -192,6 +192,12 @@ def test_datasets_whose_names_collide_are_exported_one_after_the_other(
     assert [name.split("_")[1] for name in names] == ["0", "1", "2", "3", "4"]
 
 
+def test_several_seeds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = refusal([*arguments("episodes", tmp_path), "--num_seeds=3"], capsys)
+    assert code == 2
+    assert line.startswith("unknown flag --num_seeds")
+
+
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from procgen import ProcgenGym3Env
 
 from common.envs import frame_fingerprint, procgen_build
@@ -17,7 +18,7 @@ from common.games import ACTION_BUTTONS
 from offline.arguments import parse_training
 from offline.data.first_frames import compare_first_frames, first_frame_hashes
 from offline.data.inspection import warnings_about
-from offline.data.loading import open_stores
+from offline.data.loading import load_data, open_stores
 from offline.data.packing import BUILD_FILE, open_game
 from offline.data.provenance import drawn_as_installed, drawn_differently
 from offline.data.store import StoreError, select_episodes
@@ -179,6 +180,8 @@ def test_a_validation_level_among_the_data_is_recognised_when_it_is_redrawn(
         (SAME_BUILD, True),
         ({**OTHER_BUILD, "fingerprint": frame_fingerprint(GAME)}, True),
         ({**OTHER_BUILD, "fingerprint": "0123456789abcdef"}, False),
+        # Collected here, but in the other distribution mode.
+        ({**SAME_BUILD, "fingerprint": frame_fingerprint(GAME, "hard")}, False),
         (OTHER_BUILD, False),  # then the frames tell, and these are noise
     ],
 )
@@ -198,6 +201,25 @@ def test_frames_of_unknown_levels_do_not_tell_who_drew_them(tmp_path: Path) -> N
 def test_another_distribution_mode_is_noticed(dataset: Path) -> None:
     store = open_game(dataset, GAME, progress=False)
     assert drawn_as_installed(store, GAME, "hard") is False
+
+
+def test_training_on_other_levels_than_the_training_levels_is_told(
+    dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["--env_name", GAME, "--dataset", str(dataset)]
+    load_data(parse_training(flags, ""), "state_actions", torch.device("cpu"))
+    assert caplog.records == []
+    settings = parse_training([*flags, "--num_levels=100"], "")
+    data = load_data(settings, "state_actions", torch.device("cpu"))
+    # With fewer training levels, the 50 that follow are validation levels: some are in the data.
+    assert data.levels.validation > 0
+    (message,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert message.startswith("levels outside the 100 training levels: ")
+    assert f"({data.levels.validation} validation levels, " in message
+    settings.level = 7  # what it is trained on is what it is measured on
+    caplog.clear()
+    load_data(settings, "state_actions", torch.device("cpu"))
+    assert caplog.records == []
 
 
 def test_data_of_another_build_are_warned_about(data: Path) -> None:

@@ -171,6 +171,7 @@ def test_a_folder_that_is_no_minari_dataset_is_refused(tmp_path: Path, dataset: 
     [
         ({"data_format": "parquet"}, "data_format is 'parquet', expected hdf5"),
         ({"total_episodes": 0}, "total_episodes is 0"),
+        ({"procgen": "0.10.7"}, "procgen is '0.10.7', expected an object"),
         ({"total_episodes": 3}, "episode_2: lacks episode_2"),
         ({"observation_space": {"type": "Box"}}, "observation_space is"),
         ({"observation_space": "[]"}, "observation_space is"),

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from common.episodes import Episode
+from common.errors import UsageError
 from offline.data.packing import open_game
+from offline.data.store import PackedStore
 from offline.data.writing import lock_store
 from offline.pack import main
 from tests.command_runs import run_python, start_python, the_error
@@ -72,6 +74,32 @@ def test_an_archive_is_packed_and_a_second_run_leaves_it_alone(
     assert "holds episodes of another source" in refused(2, archive, dataset)
     shutil.rmtree(dataset / "miner")
     assert_packs(dataset, archive, dataset, miner=MINER[1:])
+
+
+def test_the_store_of_an_archive_is_never_packed_over(tmp_path: Path, dataset: Path) -> None:
+    archive = tmp_path / "level_1.tar.xz"
+    archive.write_bytes(released_archive({"miner": MINER}))
+    assert_packs(dataset, archive, dataset, miner=MINER)
+    write_game(dataset / "miner", COINRUN)
+    refusal = (
+        f"{dataset}/miner holds episode files, and {dataset}/miner/packed a store that was made of "
+        "none of them: move one of the two into another dataset folder"
+    )
+    with pytest.raises(UsageError) as refused_to_training:
+        open_game(dataset, "miner", progress=False)
+    assert str(refused_to_training.value) == refusal
+    assert refused(2, dataset, dataset) == f"error: {refusal}"
+    assert len(PackedStore.open(dataset / "miner" / "packed").episodes) == len(MINER)
+
+
+def test_a_folder_with_episode_files_of_its_own_takes_no_store_of_others(
+    tmp_path: Path, dataset: Path
+) -> None:
+    write_game(tmp_path / "episodes" / "miner", MINER)
+    write_game(dataset / "miner", COINRUN)
+    line = refused(2, tmp_path / "episodes", dataset)
+    assert line.startswith(f"error: {dataset}/miner holds episode files, which training packs by")
+    assert not (dataset / "miner" / "packed").exists()
 
 
 def test_env_name_says_whose_the_episodes_of_an_archive_are(tmp_path: Path, dataset: Path) -> None:

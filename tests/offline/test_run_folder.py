@@ -106,6 +106,17 @@ def test_a_run_without_a_name_is_named_by_its_settings(tmp_path: Path, dataset: 
 # Starting on a folder that is not empty
 
 
+def test_a_finished_run_of_other_settings_is_refused(
+    finished_copy: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = flags(finished_copy.settings, save_path=finished_copy.save_path, lr=0.1)
+    assert main(given) == 2
+    assert capsys.readouterr().err == (
+        f"error: --lr 0.1: the finished run in {finished_copy.folder} has lr=0.001: "
+        "--xpid names another\n"
+    )
+
+
 def test_a_finished_run_is_not_trained_again(
     finished_copy: FinishedRun, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,8 @@ BY_LEVELS, BY_SIZE = "by-num_levels", "by-dataset_size"
 def write_coinrun(save_path: Path, train: float, test: float, **settings: object) -> None:
     """A run with these mean returns; 5 counts as 0 and 10 as 1."""
     given = {"env_name": "coinrun", "algo": "bc", "seed": 1, **settings}
+    if "num_levels" in given:
+        given.setdefault("dataset", f"data/levels_{given['num_levels']}")
     write_run(save_path, constant_returns(train, 7.0, test), **given)
 
 
@@ -47,6 +49,12 @@ def test_runs_on_other_data_of_one_size_are_not_in_the_line(tmp_path: Path) -> N
     axes = drawn(report_on(tmp_path))[BY_SIZE].figure.axes[1]
     assert lines(axes)["bc test"].get_xdata() == pytest.approx([1e6, 1e7])
     assert heights(axes, "bc test") == pytest.approx([0.2, 0.4])
+
+
+def test_runs_on_the_same_data_are_no_study_of_levels(tmp_path: Path) -> None:
+    for levels, test in ((50, 6.0), (200, 7.0)):
+        write_coinrun(tmp_path, 9.0, test, num_levels=levels, dataset="data/1M_E")
+    assert BY_LEVELS not in drawn(report_on(tmp_path))
 
 
 def test_runs_that_vary_in_neither_have_no_such_figure(tmp_path: Path) -> None:
@@ -101,7 +109,8 @@ def test_bars_need_two_seeds_and_the_caption_says_so(tmp_path: Path) -> None:
 
 def test_mixed_checkpoints_are_told_in_the_caption(tmp_path: Path) -> None:
     for levels, checkpoint in ((50, "final"), (200, "best")):
-        write_run(tmp_path, RETURNS, checkpoint=checkpoint, num_levels=levels, epochs=1)
+        told = {"checkpoint": checkpoint, "dataset": f"data/levels_{levels}"}
+        write_run(tmp_path, RETURNS, num_levels=levels, epochs=1, **told)
     caption = drawn(report_on(tmp_path))[BY_LEVELS].caption
     assert "Mixed checkpoints (best: BC; final: BC): evaluate all runs alike." in caption
 
@@ -112,7 +121,7 @@ def test_hard_levels_are_a_series_of_their_own(tmp_path: Path) -> None:
             write_coinrun(tmp_path, 9.0, 6.0, num_levels=levels, distribution_mode=mode)
     figures = drawn(report_on(tmp_path))
     titles = {name: f.title for name, f in figures.items() if name.startswith("by-")}
-    fixed = "built-in data, up to 1,000,000 transitions"
+    fixed = "up to 1,000,000 transitions"
     assert titles == {
         BY_LEVELS: f"Score against number of training levels: easy, {fixed}",
         f"{BY_LEVELS}-2": f"Score against number of training levels: hard, {fixed}",

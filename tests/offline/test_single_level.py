@@ -139,8 +139,10 @@ def test_a_finished_run_of_another_level_is_refused(
 ) -> None:
     dataset = write_levels(tmp_path / "data", LENGTHS)
     assert train(dataset, tmp_path / "runs", level=7, num_final_episodes=0) == 0
-    assert train(dataset, tmp_path / "runs", level=9) == 1
-    assert capsys.readouterr().err.endswith("was trained on level 7, not 9\n")
+    assert train(dataset, tmp_path / "runs", level=9) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: --level 9: the finished run in {run_folder(tmp_path / 'runs')}")
+    assert line.endswith(" has level=7: --xpid names another")
 
 
 @pytest.mark.parametrize(

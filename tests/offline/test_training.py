@@ -99,7 +99,7 @@ def presser(*buttons: int) -> type[ButtonPresser]:
 def buttons() -> dict[str, int]:
     """Buttons that give a low, a middle and a high return on the validation levels."""
     returns: dict[float, int] = {}
-    settings = {"precision": "fp32", "deterministic": False}
+    settings = {"precision": "fp32", "deterministic": False, "eval_eps": 0.001}
     for button in range(15):
         results = evaluate(
             presser(button)(
@@ -120,6 +120,19 @@ def buttons() -> dict[str, int]:
             break
     low, middle, high = sorted(returns)
     return {"low": returns[low], "middle": returns[middle], "high": returns[high]}
+
+
+class Glutton(ButtonPresser):
+    """Asks the host for more memory than there is."""
+
+    def update(self, batch: Any) -> dict[str, torch.Tensor]:
+        return {"loss": torch.empty(1 << 60, dtype=torch.uint8)}
+
+
+def test_a_host_without_memory_left_is_one_line(tmp_path: Path, view: TransitionView) -> None:
+    run = make_run(view, tmp_path, Glutton)
+    with pytest.raises(ToolkitError, match="out of memory in epoch 1: try a smaller --batch_size"):
+        fit([run])
 
 
 # When what happens

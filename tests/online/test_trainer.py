@@ -50,6 +50,17 @@ def test_a_run_leaves_the_folders_and_names_of_the_design(finished: Path) -> Non
     assert (run.parent / "latest").resolve() == run.resolve()
 
 
+def test_a_finished_run_of_other_settings_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(finished) == 0  # the same settings: there is nothing to do
+    assert train(finished, lr=0.1) == 2
+    line = the_error(capsys.readouterr().err)
+    assert line.startswith(f"error: --lr 0.1: the finished run in {run_folder(finished)} has lr=")
+    assert train(finished, num_env_steps=10**6) == 2
+    assert "--num_env_steps 1000000: the finished run in" in the_error(capsys.readouterr().err)
+
+
 def test_the_table_has_one_row_per_update(finished: Path) -> None:
     table = rows(run_folder(finished))
     assert list(table[0]) == [

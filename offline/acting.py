@@ -1,0 +1,42 @@
+"""How a trained agent is told to act when it is evaluated, and what the results are called then."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from offline.arguments import DEFAULT_EVAL_EPS
+
+OWN_RESULTS = "evaluate"
+
+
+def is_certain(settings: Mapping[str, Any]) -> bool:
+    """Whether an agent of these settings takes the likeliest action always."""
+    # The chance of a random action; bc and iql, which have none, sample unless it is 0.
+    return bool(settings["deterministic"] or settings["eval_eps"] == 0)
+
+
+def ways_to_act(settings: argparse.Namespace, trained: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings of training with those to act by, for every mode that an evaluation asks for.
+
+    A flag of acting that was not given has the value that the run was trained with.
+    """
+    acting = {**trained, "precision": settings.precision}
+    for name in ("eval_eps", "dt_eval_ret"):
+        if name in settings.given:
+            acting[name] = getattr(settings, name)
+    modes = getattr(settings, "acting_modes", (settings.deterministic,))  # training has one
+    ways = [{**acting, "deterministic": mode} for mode in modes]
+    if len(ways) > 1:  # certain with and without the flag, both would be the same
+        for way in ways:
+            if is_certain(way) and not way["deterministic"]:
+                way["eval_eps"] = DEFAULT_EVAL_EPS
+    return ways
+
+
+def results_name(way: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """What the files of an evaluation begin with: `evaluate` where it acts as it was trained to."""
+    if is_certain(way) == is_certain(trained):
+        return OWN_RESULTS
+    return f"{OWN_RESULTS}_{'deterministic' if is_certain(way) else 'sampled'}"
