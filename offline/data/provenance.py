@@ -31,15 +31,20 @@ def draw_first_frame(env_name: str, distribution_mode: str, level_seed: int) -> 
 def drawn_as_installed(store: PackedStore, env_name: str, distribution_mode: str) -> bool | None:
     """Whether the installed Procgen draws what the store holds; None if nothing tells.
 
-    By the fingerprint that the collector noted, else by the build, else (the released data note
-    nothing) by the first frames of a few levels.
+    By the mode and the build that the collector noted, else by its fingerprint, else (the released
+    data note nothing) by the first frames of a few levels.
     """
     noted = store.manifest["procgen"] or {}
-    # First, though it starts Procgen: the build says nothing of the distribution mode.
-    if noted.get("fingerprint"):
-        return bool(noted["fingerprint"] == frame_fingerprint(env_name, distribution_mode))
-    if noted.get("build") == procgen_build():
+    mode = noted.get("distribution_mode")
+    if mode not in (None, distribution_mode):
+        return False
+    fingerprint = noted.get("fingerprint")
+    # The same package draws the same frames; only another one, or a fingerprint of a mode that is
+    # not told, is worth starting Procgen for.
+    if noted.get("build") == procgen_build() and (mode or not fingerprint):
         return True
+    if fingerprint:
+        return bool(fingerprint == frame_fingerprint(env_name, distribution_mode))
     levels, first_episodes = np.unique(store.episodes["level_seed"], return_index=True)
     comparable = np.flatnonzero((levels >= 0) & (levels < MAX_LEVEL_SEED))[:_LEVELS_TO_COMPARE]
     if not len(comparable):

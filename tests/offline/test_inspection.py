@@ -181,6 +181,7 @@ def test_a_validation_level_among_the_data_is_recognised_when_it_is_redrawn(
         ({**OTHER_BUILD, "fingerprint": frame_fingerprint(GAME)}, True),
         ({**OTHER_BUILD, "fingerprint": "0123456789abcdef"}, False),
         # Collected here, but in the other distribution mode.
+        ({**SAME_BUILD, "distribution_mode": "hard"}, False),
         ({**SAME_BUILD, "fingerprint": frame_fingerprint(GAME, "hard")}, False),
         (OTHER_BUILD, False),  # then the frames tell, and these are noise
     ],
