@@ -224,6 +224,7 @@ def test_too_few_steps_for_an_episode_are_an_error(
         (["--ratio=0.75", "--dataset_saving_dir=x"], "drop --dataset_saving_dir"),
         (["--ratio_dataset_dir=x"], "belong to --ratio"),
         (["--ratio=1.5"], "--ratio 1.5: must be at most 1"),
+        (["--num_levels=0", "--start_level=7"], "--start_level 7: --num_levels 0 draws from all"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(
