@@ -50,9 +50,6 @@ class Trainer:
         network = ActorCritic(NUM_ACTIONS, settings.hidden_size).to(self.device)
         if compiles(settings.compile):
             compile_encoders(network)
-        if settings.checkpoint_path:
-            start, _ = load_policy(Path(settings.checkpoint_path), self.device)
-            checkpoints.load_weights(network, start.state_dict(), Path(settings.checkpoint_path))
         self.ppo = PPO(
             network,
             lr=settings.lr,
@@ -238,7 +235,15 @@ class Trainer:
         checkpoints.save(self.rolling, KIND, contents)
 
     def begin(self) -> None:
-        """Start anew, resumable from now on; UsageError if episodes of another run are there."""
+        """Start anew, resumable from now on.
+
+        Raises UsageError if episodes of another run are there, and for a start policy that is not;
+        ToolkitError for one that cannot be used.
+        """
+        if self.settings.checkpoint_path:
+            start = Path(self.settings.checkpoint_path)
+            network, _ = load_policy(start, self.device)
+            checkpoints.load_weights(self.ppo.network, network.state_dict(), start)
         if self.archive is not None:
             self.archive.require_empty()
             self.archive.note_build(self.settings.env_name, self.settings.distribution_mode)
