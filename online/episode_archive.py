@@ -20,14 +20,16 @@ class EpisodeArchive:
     """Writes whole episodes to `folder`, numbered in the order in which they end.
 
     A `StepListener`: raw rewards, uint8 frames, level seeds in the names. `transitions` counts
-    what has been written. `build.json` notes which Procgen drew the frames.
+    what has been written. `build.json` notes which Procgen drew the frames. `flag` is the one that
+    names the folder, for errors.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, flag: str = "dataset_saving_dir") -> None:
         self.folder = folder
         self.recorder = EpisodeRecorder()
         self.next_index = 0
         self.transitions = 0
+        self._flag = flag
         self._timestamp = time.strftime("%Y%m%dT%H%M%S")
 
     def require_empty(self) -> None:
@@ -35,7 +37,8 @@ class EpisodeArchive:
         there = len(list_episode_files(self.folder)) if self.folder.is_dir() else 0
         if there:
             raise UsageError(
-                f"{self.folder} holds {there} episodes already: name another --dataset_saving_dir"
+                f"{self.folder} holds {there} episodes already: name another --{self._flag}, "
+                "or remove it to begin anew"
             )
 
     def note_build(self, env_name: str, distribution_mode: str) -> None:
