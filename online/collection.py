@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -108,10 +109,12 @@ def _collect(todo: list[tuple[Path, EpisodeArchive]], settings: argparse.Namespa
     """Fill each archive with the policy of its checkpoint, all read before any folder is made."""
     players = [_open(checkpoint, settings) for checkpoint, _ in todo]
     archives = [archive for _, archive in todo]
-    for archive in archives if settings.save_dataset else ():
-        archive.require_empty()
-    for player, archive in zip(players, archives, strict=True):
-        _play(player, archive, settings)
+    with contextlib.ExitStack() as claimed:
+        for archive in archives if settings.save_dataset else ():
+            archive.claim()
+            claimed.callback(archive.close)
+        for player, archive in zip(players, archives, strict=True):
+            _play(player, archive, settings)
 
 
 def _is_collected(folder: Path, checkpoint: Path, settings: argparse.Namespace) -> bool:
@@ -151,7 +154,7 @@ def _warn_of_other_levels(player: _Player, settings: argparse.Namespace) -> None
 
 
 def _play(player: _Player, archive: EpisodeArchive, settings: argparse.Namespace) -> None:
-    """Fill an archive, as `collect` tells; it is empty."""
+    """Fill an archive, as `collect` tells; it is claimed if anything is to be written."""
     mark = archive.folder / MARK
     if settings.save_dataset:
         mark.unlink(missing_ok=True)  # of episodes that are gone
