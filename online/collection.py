@@ -111,8 +111,8 @@ def _collect(todo: list[tuple[Path, EpisodeArchive]], settings: argparse.Namespa
     archives = [archive for _, archive in todo]
     with contextlib.ExitStack() as claimed:
         for archive in archives if settings.save_dataset else ():
-            archive.claim()
             claimed.callback(archive.close)
+            archive.claim()
         for player, archive in zip(players, archives, strict=True):
             _play(player, archive, settings)
 

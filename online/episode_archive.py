@@ -54,15 +54,14 @@ class EpisodeArchive:
         self._keep_others_out()
         there = self.holds()
         if there:
-            self.close()
             raise UsageError(
                 f"{self.folder} holds {there} episodes already: name another --{self._flag}, "
-                "or remove it to begin anew"
+                "or remove the folder if they are of no use"
             )
         self._write_owner()
 
     def close(self) -> None:
-        """Let other processes write to the folder; nothing if it was not claimed."""
+        """Let other processes write to the folder; whoever claimed it, or tried to, calls this."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -82,7 +81,6 @@ class EpisodeArchive:
         except OSError as error:
             raise ToolkitError(f"cannot write to {self.folder}: {error.strerror}") from error
         if not lock_alone(self._lock):
-            self.close()
             raise UsageError(
                 f"another process is writing to {self.folder}: name another --{self._flag}"
             )
@@ -125,7 +123,6 @@ class EpisodeArchive:
         noted = self._owner_file.read_text(encoding="utf-8", errors="replace")
         there = self.holds()
         if there and noted != self._owner and (noted or "owner" in state):
-            self.close()
             raise UsageError(
                 f"{self.folder} holds episodes of another run: give the --{self._flag} that this "
                 "one began with, or a new one"
