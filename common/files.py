@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -25,6 +26,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_alone(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed; False if another process holds the lock.
+
+    The kernel frees it when the process ends, however it ends. A network file system that cannot
+    lock keeps nobody out.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import logging
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ToolkitError, UsageError
-from common.files import write_atomically
+from common.files import lock_alone, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -85,15 +84,10 @@ class RunFolder:
         # On the folder itself: no file is left behind, and the lock ends with the process.
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise ToolkitError(
-                f"another process is at work in {self.path}: wait for it, or give --xpid"
-            ) from None
-        except OSError:
-            pass  # a network file system that cannot lock folders
-        try:
+            if not lock_alone(descriptor):
+                raise ToolkitError(
+                    f"another process is at work in {self.path}: wait for it, or give --xpid"
+                )
             yield
         finally:
             os.close(descriptor)

@@ -137,6 +137,15 @@ def ppo_xpid(settings: argparse.Namespace) -> str:
     )
 
 
+def _check_levels(settings: argparse.Namespace) -> None:
+    """UsageError for a first level that Procgen ignores."""
+    if settings.start_level and not settings.num_levels:
+        raise UsageError(
+            f"--start_level {settings.start_level}: --num_levels 0 draws from all levels, wherever "
+            "they start: drop one"
+        )
+
+
 def parse_ppo(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
     """Parse the flags of the training command; `xpid` is filled in.
 
@@ -144,6 +153,7 @@ def parse_ppo(argv: Sequence[str] | None, description: str) -> argparse.Namespac
     """
     settings = parse_flags(TRAINER_FLAGS, argv, description)
     check_tracking_flags(settings)
+    _check_levels(settings)
     samples = settings.num_steps * settings.num_processes
     if settings.num_mini_batch > samples:
         raise UsageError(
@@ -161,6 +171,7 @@ def parse_collection(argv: Sequence[str] | None, description: str) -> argparse.N
     Raises UsageError for anything wrong, flags that do not fit together included.
     """
     settings = parse_flags(COLLECTOR_FLAGS, argv, description)
+    _check_levels(settings)
     if settings.ratio:
         if settings.checkpoint_path:
             raise UsageError("--ratio chooses the checkpoint itself: leave --checkpoint_path out")

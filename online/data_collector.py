@@ -17,15 +17,11 @@ from online.arguments import parse_collection
 
 def _collect(argv: Sequence[str] | None) -> None:
     settings = parse_collection(argv, __doc__ or "")
-    from online.collection import collect
-    from online.policy_files import checkpoint_by_ratio, find_runs, named_or_bundled
+    from online.collection import collect, collect_by_ratio
+    from online.policy_files import named_or_bundled
 
     if settings.ratio:
-        runs = find_runs(Path(settings.ratio_checkpoint_dir), settings.env_name)
-        # Chosen before the first is played: an unfinished run is not found out hours later.
-        chosen = [(run.name, checkpoint_by_ratio(run, settings.ratio)) for run in runs]
-        for name, policy in chosen:
-            collect(policy, Path(settings.ratio_dataset_dir) / name, settings)
+        collect_by_ratio(settings)
         return
     policy = named_or_bundled(settings.checkpoint_path, settings.env_name)
     collect(policy, Path(settings.dataset_saving_dir), settings)

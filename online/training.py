@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import logging
 import math
 import time
@@ -50,9 +51,6 @@ class Trainer:
         network = ActorCritic(NUM_ACTIONS, settings.hidden_size).to(self.device)
         if compiles(settings.compile):
             compile_encoders(network)
-        if settings.checkpoint_path:
-            start, _ = load_policy(Path(settings.checkpoint_path), self.device)
-            checkpoints.load_weights(network, start.state_dict(), Path(settings.checkpoint_path))
         self.ppo = PPO(
             network,
             lr=settings.lr,
@@ -191,7 +189,6 @@ class Trainer:
         final = self.folder.path / "final" / f"model_{self.mean_return:.2f}.pt"
         self._save_policy(final)
         logger.info("final policy: %s", final)
-        self.env.close()
 
     def _row(self, parts: dict[str, float], seconds: float) -> dict[str, Any]:
         return {
@@ -238,11 +235,28 @@ class Trainer:
         checkpoints.save(self.rolling, KIND, contents)
 
     def begin(self) -> None:
-        """Start anew, resumable from now on; UsageError if episodes of another run are there."""
+        """Start anew, resumable from now on.
+
+        Raises UsageError if episodes of another run are there or it is still writing, and for a
+        start policy that is not; ToolkitError for one that cannot be used.
+        """
+        if self.settings.checkpoint_path:
+            start = Path(self.settings.checkpoint_path)
+            network, _ = load_policy(start, self.device)
+            checkpoints.load_weights(self.ppo.network, network.state_dict(), start)
         if self.archive is not None:
-            self.archive.require_empty()
-            self.archive.note_build(self.settings.env_name, self.settings.distribution_mode)
+            self.archive.claim()
+            self._note_build(self.archive)
         self._save_rolling()
+
+    def _note_build(self, archive: EpisodeArchive) -> None:
+        archive.note_build(self.settings.env_name, self.settings.distribution_mode)
+
+    def close(self) -> None:
+        """Close the environments, and let other processes write to the folder of the episodes."""
+        self.env.close()
+        if self.archive is not None:
+            self.archive.close()
 
     def restore(self) -> None:
         """Continue from a rolling checkpoint: the same numbers as an unbroken run on the CPU.
@@ -272,6 +286,8 @@ class Trainer:
         self.rows, self.elapsed = training["rows"], training["elapsed"]
         if self.archive is not None:
             self.archive.restart(training["archive"], self.settings.num_processes)
+            if not self.archive.holds():  # it may be another folder than before
+                self._note_build(self.archive)
         restore_torch_random_state(training["random"])
         logger.info("continuing after update %d", self.update)
 
@@ -309,12 +325,12 @@ def train(settings: argparse.Namespace) -> None:
     with folder.session():
         for leftover in folder.path.glob("*/.*.pt.*.tmp"):  # of a process killed while it saved
             leftover.unlink()
-        trainer = Trainer(settings, folder)
-        if rolling.exists():
-            trainer.restore()
-        else:
-            trainer.begin()
-        folder.write_json(
-            "meta.json", describe_run({k: v for k, v in vars(settings).items() if k != "given"})
-        )
-        trainer.run()
+        with contextlib.closing(Trainer(settings, folder)) as trainer:
+            if rolling.exists():
+                trainer.restore()
+            else:
+                trainer.begin()
+            folder.write_json(
+                "meta.json", describe_run({k: v for k, v in vars(settings).items() if k != "given"})
+            )
+            trainer.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 
 from common.envs import frame_fingerprint, procgen_build
 from common.episodes import Episode
+from offline.data.packing import open_game
 from online import evaluate_policy
-from online.policy_files import load_policy
+from online.policy_files import load_policy, save_policy
 from tests.command_runs import ROOT, TIMEOUT, the_error, wait_until
 from tests.online_runs import (
     CAPACITY,
@@ -136,7 +138,81 @@ def test_a_finished_collection_counts_what_it_holds(
     collected: Path, episodes: list[Episode]
 ) -> None:
     counts = {"episodes": len(episodes), "transitions": sum(e.length for e in episodes)}
-    assert json.loads((collected / "collection.json").read_text()) == counts
+    told = json.loads((collected / "collection.json").read_text())
+    assert {name: told[name] for name in counts} == counts
+
+
+def test_a_finished_collection_tells_how_it_was_made(policy: Path, collected: Path) -> None:
+    told = json.loads((collected / "collection.json").read_text())
+    assert told["settings"] == {
+        "env_name": GAME,
+        "distribution_mode": "easy",
+        "num_levels": 200,
+        "start_level": 0,
+        "seed": 88,
+        "capacity": CAPACITY,
+        "num_env_steps": 100_000_000,
+        "num_processes": ENVIRONMENTS,
+    }
+    assert told["policy"] == {
+        "checkpoint_path": str(policy),
+        "distribution_mode": "easy",
+        "num_levels": 200,
+        "start_level": 0,
+        "steps": 32,
+    }
+
+
+def test_what_a_policy_does_not_tell_is_left_out(policy: Path, tmp_path: Path) -> None:
+    network, _ = load_policy(policy, torch.device("cpu"))
+    bare = tmp_path / "bare.pt"
+    save_policy(bare, network, {"env_name": GAME, "hidden_size": HIDDEN_SIZE})
+    assert collect(checkpoint_path=bare, dataset_saving_dir=tmp_path, capacity=1) == 0
+    told = json.loads((tmp_path / GAME / "collection.json").read_text())
+    assert told["policy"] == {"checkpoint_path": str(bare)}
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_a_policy_of_other_levels_is_warned_about_in_one_line(
+    policy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = {"dataset_saving_dir": tmp_path, "capacity": 1}
+    other = {"distribution_mode": "hard", "num_levels": 5}
+    assert collect(checkpoint_path=policy, **flags, **other) == 0
+    assert warnings(caplog) == [
+        f"{policy} was trained with --distribution_mode easy --num_levels 200, "
+        "and plays with --distribution_mode hard --num_levels 5"
+    ]
+
+
+def test_running_out_of_steps_is_warned_about(
+    policy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = {"dataset_saving_dir": tmp_path, "capacity": 10**9, "num_env_steps": 1500}
+    assert collect(checkpoint_path=policy, **flags) == 0
+    transitions = json.loads((tmp_path / GAME / "collection.json").read_text())["transitions"]
+    assert warnings(caplog) == [
+        f"{transitions} of 1000000000 transitions: --num_env_steps 1500 reached"
+    ]
+
+
+def test_a_collection_as_it_should_be_warns_of_nothing(
+    policy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert collect(checkpoint_path=policy, dataset_saving_dir=tmp_path, capacity=1) == 0
+    assert warnings(caplog) == []
+
+
+def test_readers_of_episodes_see_episodes_only(
+    collected: Path, episodes: list[Episode], tmp_path: Path
+) -> None:
+    shutil.copytree(collected, tmp_path / GAME)
+    store = open_game(tmp_path, GAME, progress=False)
+    assert len(store.episodes) == len(episodes)
+    assert not store.manifest["skipped"]
 
 
 def test_a_collection_that_runs_out_of_steps_is_finished_too(policy: Path, tmp_path: Path) -> None:
@@ -224,6 +300,7 @@ def test_too_few_steps_for_an_episode_are_an_error(
         (["--ratio=0.75", "--dataset_saving_dir=x"], "drop --dataset_saving_dir"),
         (["--ratio_dataset_dir=x"], "belong to --ratio"),
         (["--ratio=1.5"], "--ratio 1.5: must be at most 1"),
+        (["--num_levels=0", "--start_level=7"], "--start_level 7: --num_levels 0 draws from all"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.errors import ToolkitError, UsageError
 from online.policy_files import archived_return, checkpoint_by_ratio, find_runs
+from tests.command_runs import the_error
 from tests.online_runs import GAME, collect, read_episodes
 
 
@@ -37,6 +39,113 @@ def test_every_run_gives_data_of_its_archived_policy_closest_to_the_ratio(
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["first", "second"]
     for run in ("first", "second"):
         assert read_episodes(tmp_path / "data" / run / GAME)
+
+
+@pytest.fixture
+def runs(policy: Path, tmp_path: Path) -> dict[str, Any]:
+    """Flags to collect from two runs, `first` and `second`, into `data`."""
+    for name in ("first", "second"):
+        make_run(tmp_path / "models" / GAME / name, "4.00", ["3.10", "3.90"], "3.10", policy)
+    return {
+        "ratio": 0.75,
+        "capacity": 1,
+        "ratio_checkpoint_dir": tmp_path / "models",
+        "ratio_dataset_dir": tmp_path / "data",
+    }
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_the_same_command_goes_on_after_a_stop(
+    runs: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert collect(**runs) == 0
+    first, second = (tmp_path / "data" / name / GAME for name in ("first", "second"))
+    before = times(first)
+    shutil.rmtree(second)
+    with caplog.at_level("INFO"):
+        assert collect(**runs) == 0
+    assert caplog.messages.count(f"already collected: {first}") == 1
+    assert times(first) == before
+    assert len(read_episodes(second)) == len(read_episodes(first))
+
+
+def test_a_collection_that_was_cut_short_is_refused_before_any_is_played(
+    runs: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(**runs) == 0
+    (tmp_path / "data" / "second" / GAME / "collection.json").unlink()
+    shutil.rmtree(tmp_path / "data" / "first")
+    capsys.readouterr()
+    assert collect(**runs) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{tmp_path / 'data' / 'second' / GAME} holds" in line
+    assert "name another --ratio_dataset_dir" in line
+    assert "--dataset_saving_dir" not in line
+    assert not list((tmp_path / "data" / "first").rglob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1}, "was collected with seed 88, not 1"),
+        ({"capacity": 2}, "was collected with capacity 1, not 2"),
+        ({"ratio": 0.97}, "model_50_3.10.pt, not "),
+    ],
+)
+def test_collections_made_in_another_way_are_refused_before_any_is_played(
+    runs: dict[str, Any],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert collect(**runs) == 0
+    shutil.rmtree(tmp_path / "data" / "first")
+    capsys.readouterr()
+    assert collect(**{**runs, **changes}) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert words in line
+    assert line.startswith(f"error: {tmp_path / 'data' / 'second' / GAME} ")
+    assert line.endswith("name another --ratio_dataset_dir")
+    assert not (tmp_path / "data" / "first").exists()
+
+
+def test_a_collection_that_does_not_tell_how_it_was_made_is_refused(
+    runs: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collect(**runs) == 0
+    mark = tmp_path / "data" / "second" / GAME / "collection.json"
+    mark.write_text('{"episodes": 3, "transitions": 100}\n')
+    capsys.readouterr()
+    assert collect(**runs) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{mark} does not tell how it was collected" in line
+
+
+def test_two_runs_that_would_meet_in_one_folder_are_refused_before_any_is_played(
+    runs: dict[str, Any], policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = tmp_path / "models" / "later" / GAME / "second"
+    make_run(twin, "4.00", ["3.10"], "3.10", policy)
+    assert collect(**runs) == 2
+    line = the_error(capsys.readouterr().err)
+    assert str(twin) in line
+    assert str(tmp_path / "models" / GAME / "second") in line
+    assert not (tmp_path / "data").exists()
+    assert collect(**runs, save_dataset=False) == 0  # nothing is written where they could meet
+
+
+def test_a_policy_that_cannot_be_read_is_found_out_before_any_is_played(
+    runs: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "models" / GAME / "second" / "checkpoint" / "model_50_3.10.pt"
+    broken.write_bytes(b"broken")
+    assert collect(**runs) == 1
+    assert f"{broken} is no readable checkpoint" in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,20 @@ def test_sigterm_ends_a_run_at_once_in_one_line_and_it_can_go_on(tmp_path: Path)
     assert [int(row["update"]) for row in rows(run)] == list(range(1, done + 2))
 
 
+def test_a_run_goes_on_without_the_policy_that_it_began_with(
+    finished: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start.pt"
+    shutil.copyfile(only(run_folder(finished) / "final", "*"), start)
+    flags = {"checkpoint_path": start, "num_env_steps": 96}
+    assert train(tmp_path, "whole", **flags) == 0
+    assert train(tmp_path, **{**flags, "num_env_steps": 32}) == 0
+    shutil.rmtree(run_folder(tmp_path) / "final")
+    start.unlink()
+    assert train(tmp_path, **flags, resume=True) == 0
+    assert untimed(run_folder(tmp_path)) == untimed(run_folder(tmp_path, "whole"))
+
+
 def test_resume_starts_a_run_that_is_not_there_yet(tmp_path: Path) -> None:
     assert train(tmp_path, num_env_steps=1, resume=True) == 0
     assert only(run_folder(tmp_path) / "final", "*").exists()

@@ -220,6 +220,7 @@ def test_weights_broken_by_the_last_minibatch_are_noticed(
         ({"checkpoint_path": "nowhere.pt"}, 2, "no checkpoint at nowhere.pt"),
         ({"num_mini_batch": 33}, 2, "--num_mini_batch 33: more than the 32 steps"),
         ({"start_level": 2**31 - 1}, 2, "start_level 2147483647, num_levels 200"),
+        ({"start_level": 7, "num_levels": 0}, 2, "--start_level 7: --num_levels 0 draws from all"),
         ({"xpid": "../../etc"}, 2, "--xpid ../../etc: give the name of a new folder, not a path"),
         ({"xpid": "latest"}, 2, "--xpid latest: give the name of a new folder, not a path"),
         ({"env_name": "pong"}, 2, "--env_name pong: choose one of"),

@@ -57,7 +57,7 @@ OWN: dict[str, dict[str, list[Any]]] = {
 PPO: dict[str, list[Any]] = {
     "env_name": ["coinrun", "miner"],
     "distribution_mode": ["easy", "hard"],
-    "num_levels": [200, 0],
+    "num_levels": [200, 500],
     "start_level": [0, 40],
     "num_env_steps": [25_000_000, 1_000],
     "num_processes": [64, 32],
