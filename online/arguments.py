@@ -101,8 +101,20 @@ COLLECTOR_FLAGS = (
 
 EVALUATION_FLAGS = (
     _ENV_NAME,
-    _MODE,
-    _NUM_LEVELS,
+    Flag(
+        "distribution_mode",
+        str,
+        "",
+        "Procgen difficulty; none: that of the policy's training, and another is refused.",
+        choices=("", *DISTRIBUTION_MODES),
+    ),
+    Flag(
+        "num_levels",
+        int,
+        None,
+        "Number of training levels; none: that of the policy's training, and another is refused.",
+        minimum=0,
+    ),
     _SEED,
     _NO_CUDA,
     _HIDDEN,

@@ -34,17 +34,7 @@ _SETTINGS = (
 _LEVELS = ("distribution_mode", "num_levels", "start_level")
 
 
-def open_policy(
-    checkpoint: Path, settings: argparse.Namespace, deterministic: bool = False
-) -> PPOPolicy:
-    """The policy of a checkpoint, sampling its actions unless `deterministic`.
-
-    Raises ToolkitError if it cannot be read, UsageError if it is of another game or size.
-    """
-    return _open(checkpoint, settings, deterministic).policy
-
-
-class _Player(NamedTuple):
+class Player(NamedTuple):
     """A policy, the file it is from, and what that tells of its training."""
 
     checkpoint: Path
@@ -52,7 +42,13 @@ class _Player(NamedTuple):
     facts: dict[str, Any]
 
 
-def _open(checkpoint: Path, settings: argparse.Namespace, deterministic: bool = False) -> _Player:
+def open_player(
+    checkpoint: Path, settings: argparse.Namespace, deterministic: bool = False
+) -> Player:
+    """The policy of a checkpoint, sampling its actions unless `deterministic`.
+
+    Raises ToolkitError if it cannot be read, UsageError if it is of another game or size.
+    """
     device = choose_device(settings.no_cuda)
     network, facts = load_policy(checkpoint, device)
     for name in ("env_name", "hidden_size"):
@@ -60,7 +56,7 @@ def _open(checkpoint: Path, settings: argparse.Namespace, deterministic: bool = 
             raise UsageError(
                 f"--{name} {getattr(settings, name)}: {checkpoint} was trained with {facts[name]}"
             )
-    return _Player(checkpoint, PPOPolicy(network, device, deterministic), facts)
+    return Player(checkpoint, PPOPolicy(network, device, deterministic), facts)
 
 
 def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> None:
@@ -107,7 +103,7 @@ def collect_by_ratio(settings: argparse.Namespace) -> None:
 
 def _collect(todo: list[tuple[Path, EpisodeArchive]], settings: argparse.Namespace) -> None:
     """Fill each archive with the policy of its checkpoint, all read before any folder is made."""
-    players = [_open(checkpoint, settings) for checkpoint, _ in todo]
+    players = [open_player(checkpoint, settings) for checkpoint, _ in todo]
     archives = [archive for _, archive in todo]
     with contextlib.ExitStack() as claimed:
         for archive in archives if settings.save_dataset else ():
@@ -140,7 +136,7 @@ def _made_with(settings: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in _SETTINGS}
 
 
-def _warn_of_other_levels(player: _Player, settings: argparse.Namespace) -> None:
+def _warn_of_other_levels(player: Player, settings: argparse.Namespace) -> None:
     """One line if the policy was not trained on what it is about to play, as far as it tells."""
     plays = {name: getattr(settings, name) for name in _LEVELS}
     other = [name for name in _LEVELS if player.facts.get(name, plays[name]) != plays[name]]
@@ -153,7 +149,7 @@ def _warn_of_other_levels(player: _Player, settings: argparse.Namespace) -> None
         )
 
 
-def _play(player: _Player, archive: EpisodeArchive, settings: argparse.Namespace) -> None:
+def _play(player: Player, archive: EpisodeArchive, settings: argparse.Namespace) -> None:
     """Fill an archive, as `collect` tells; it is claimed if anything is to be written."""
     mark = archive.folder / MARK
     if settings.save_dataset:

@@ -48,8 +48,9 @@ class EpisodeArchive:
     def claim(self) -> None:
         """Make the folder that of a new run, and keep other processes out of it until `close`.
 
-        Raises UsageError if it holds episodes already or another process writes to it: two runs
-        are never mixed. What a run left there that ended before its first episode is no hindrance.
+        Raises UsageError if it holds episodes already, as files or packed, or another process
+        writes to it: two runs are never mixed. What a run left there that ended before its first
+        episode is no hindrance.
         """
         self._keep_others_out()
         there = self.holds()
@@ -58,6 +59,9 @@ class EpisodeArchive:
                 f"{self.folder} holds {there} episodes already: name another --{self._flag}, "
                 "or remove the folder if they are of no use"
             )
+        packed = self.folder / "packed"
+        if (packed / "manifest.json").is_file():  # training would find both
+            raise UsageError(f"{packed} holds episodes already: name another --{self._flag}")
         self._write_owner()
 
     def close(self) -> None:
@@ -93,9 +97,10 @@ class EpisodeArchive:
             raise ToolkitError(f"cannot write {self._owner_file}: {error.strerror}") from error
 
     def note_build(self, env_name: str, distribution_mode: str) -> None:
-        """Write build.json: package, version and Qt of Procgen, and its fingerprint of frames."""
+        """Write build.json: package, version and Qt of Procgen, mode, and fingerprint of frames."""
         contents = {
             "build": procgen_build(),
+            "distribution_mode": distribution_mode,
             "fingerprint": frame_fingerprint(env_name, distribution_mode),
         }
         text = json.dumps(contents, indent=2) + "\n"

@@ -1,17 +1,22 @@
 """Measure a PPO policy on training, validation and test levels.
 
-Plays --num_episodes whole episodes per split and prints mean returns with standard errors. With the
-same --seed it plays the levels that offline.evaluate_offline_agent plays.
+Plays --num_episodes whole episodes per split and prints mean returns with standard errors. The
+training levels are those that the policy was trained on. With the same --seed it plays the levels
+that offline.evaluate_offline_agent plays.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.errors import UsageError
 from common.flags import parse_flags, run_command
 from online.arguments import EVALUATION_FLAGS
+
+logger = logging.getLogger(__name__)
 
 
 def _evaluate(argv: Sequence[str] | None) -> None:
@@ -20,16 +25,29 @@ def _evaluate(argv: Sequence[str] | None) -> None:
 
     from common.evaluation import evaluate, returns_by_split, write_episodes, write_evaluation
     from common.seeding import derive_seed
-    from online.collection import open_policy
+    from online.collection import open_player
     from online.policy_files import named_or_bundled
 
     checkpoint = named_or_bundled(settings.checkpoint_path, settings.env_name)
-    policy = open_policy(checkpoint, settings, settings.deterministic)
+    player = open_player(checkpoint, settings, settings.deterministic)
+    trained = {"distribution_mode": "easy", "num_levels": 200, "start_level": 0, **player.facts}
+    for name in ("distribution_mode", "num_levels"):
+        if name in settings.given and getattr(settings, name) != trained[name]:
+            raise UsageError(
+                f"--{name} {getattr(settings, name)}: {checkpoint} was trained with {trained[name]}"
+            )
+    if trained["start_level"]:
+        raise UsageError(
+            f"{checkpoint} was trained on levels from {trained['start_level']} on, and the splits "
+            "are of policies that were trained on levels from 0 on"
+        )
+    if not trained["num_levels"]:
+        logger.warning("%s was trained on all levels: no split holds unseen ones", checkpoint)
     results = evaluate(
-        policy,
+        player.policy,
         env_name=settings.env_name,
-        distribution_mode=settings.distribution_mode,
-        num_levels=settings.num_levels,
+        distribution_mode=trained["distribution_mode"],
+        num_levels=trained["num_levels"],
         num_episodes=settings.num_episodes,
         seed=derive_seed(settings.seed, "final"),
         progress=True,

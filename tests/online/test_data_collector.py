@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -14,12 +15,16 @@ import numpy as np
 import pytest
 import torch
 
+from common import checkpoints
 from common.envs import frame_fingerprint, procgen_build
 from common.episodes import Episode
 from offline.data.packing import open_game
+from offline.data.store import PackedStore
+from offline.data.writing import StoreWriter
 from online import evaluate_policy
-from online.policy_files import load_policy, save_policy
+from online.policy_files import KIND, load_policy, save_policy
 from tests.command_runs import ROOT, TIMEOUT, the_error, wait_until
+from tests.data_fixtures import make_episode
 from tests.online_runs import (
     CAPACITY,
     ENVIRONMENTS,
@@ -131,7 +136,11 @@ def test_actions_are_sampled_from_the_policy(policy: Path, episodes: list[Episod
 
 def test_the_build_and_its_fingerprint_are_noted(collected: Path) -> None:
     noted = json.loads((collected / "build.json").read_text())
-    assert noted == {"build": procgen_build(), "fingerprint": frame_fingerprint(GAME)}
+    assert noted == {
+        "build": procgen_build(),
+        "distribution_mode": "easy",
+        "fingerprint": frame_fingerprint(GAME),
+    }
 
 
 def test_a_finished_collection_counts_what_it_holds(
@@ -366,6 +375,20 @@ def test_a_folder_that_holds_episodes_is_refused(
     assert after == before
 
 
+def test_a_folder_that_holds_a_packed_store_is_refused(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As downloaded: no episode files beside it.
+    (tmp_path / GAME).mkdir()
+    with StoreWriter(tmp_path / GAME / "packed", GAME) as writer:
+        writer.append(make_episode(1, [0.0, 1.0]), "one")
+        writer.commit("an archive", None)
+    assert collect(checkpoint_path=policy, dataset_saving_dir=tmp_path) == 2
+    line = the_error(capsys.readouterr().err)
+    assert line.startswith(f"error: {tmp_path / GAME / 'packed'} holds episodes already")
+    assert len(PackedStore.open(tmp_path / GAME / "packed").episodes) == 1
+
+
 # Measuring a policy
 
 
@@ -384,3 +407,49 @@ def test_a_policy_is_measured_on_every_split_the_same_each_time(
     for name in ("evaluate.csv", "evaluate_episodes.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert len((tmp_path / "a" / "evaluate_episodes.csv").read_text().splitlines()) == 1 + 3 * 2
+
+
+def measure(checkpoint: Path, *flags: str) -> int:
+    """Run the command on two episodes per split; its exit code."""
+    common = (f"--env_name={GAME}", f"--hidden_size={HIDDEN_SIZE}", "--no_cuda=True")
+    return evaluate_policy.main(
+        [*common, f"--checkpoint_path={checkpoint}", "--num_episodes=2", *flags]
+    )
+
+
+def other_policy(policy: Path, folder: Path, **facts: object) -> Path:
+    """The same policy, of another training."""
+    contents = checkpoints.load(policy, KIND, torch.device("cpu"))
+    kept = {k: v for k, v in contents.items() if k not in ("kind", "format_version")}
+    checkpoints.save(folder / "other.pt", KIND, {**kept, **facts})
+    return folder / "other.pt"
+
+
+def test_the_training_levels_of_a_measured_policy_are_those_it_was_trained_on(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = other_policy(policy, tmp_path, num_levels=3, distribution_mode="hard")
+    assert measure(other, f"--out={tmp_path}", "--num_levels=3") == 0
+    with open(tmp_path / "evaluate_episodes.csv", newline="") as file:
+        seeds = [(row["split"], int(row["level_seed"])) for row in csv.DictReader(file)]
+    assert all(seed < 3 for split, seed in seeds if split == "train")
+    assert all(3 <= seed < 53 for split, seed in seeds if split == "validation")
+    capsys.readouterr()
+    for flag, trained in (("--num_levels=200", "3"), ("--distribution_mode=easy", "hard")):
+        assert measure(other, flag) == 2
+        line = the_error(capsys.readouterr().err)
+        said = flag.replace("=", " ")
+        assert line == f"error: {said}: {other} was trained with {trained}"
+
+
+def test_a_policy_whose_levels_no_split_fits_is_refused_or_told(
+    policy: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = other_policy(policy, tmp_path, start_level=100)
+    assert measure(other) == 2
+    assert "was trained on levels from 100 on" in the_error(capsys.readouterr().err)
+    assert measure(other_policy(policy, tmp_path, num_levels=0)) == 0
+    assert "was trained on all levels: no split holds unseen ones" in caplog.text

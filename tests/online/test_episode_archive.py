@@ -217,7 +217,11 @@ def test_a_run_that_goes_on_in_a_new_folder_says_what_is_not_there(
     names = [parse_name(path) for path in list_episode_files(new / GAME)]
     assert next(name.index for name in names if name) == index
     noted = json.loads((new / GAME / "build.json").read_text())
-    assert noted == {"build": procgen_build(), "fingerprint": frame_fingerprint(GAME)}
+    assert noted == {
+        "build": procgen_build(),
+        "distribution_mode": "easy",
+        "fingerprint": frame_fingerprint(GAME),
+    }
     assert tree(stopped / "data") == before
 
 
