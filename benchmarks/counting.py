@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.parts import whole_batches
+
 
 class Work(NamedTuple):
     """Floating-point operations of matrix products, convolutions and attention; bytes moved."""
@@ -24,9 +26,9 @@ def count_work(step: Callable[[], object]) -> Work:
     Bytes are those that the operations read and write one by one, as if nothing stayed in a cache:
     what fused kernels and large caches save is seen as a bandwidth beyond the memory's.
     """
-    with FlopCounterMode(display=False) as operations:
+    with whole_batches(), FlopCounterMode(display=False) as operations:
         step()
-    with ByteCounter() as traffic:
+    with whole_batches(), ByteCounter() as traffic:
         step()
     return Work(operations.get_total_flops(), traffic.bytes)
 

@@ -23,6 +23,7 @@ from benchmarks.ours import facts, learner
 from benchmarks.sizes import METHOD_SETTINGS, gradient_steps, random_indices
 from benchmarks.worker import Build, Repeat, Sample, Stopwatch, serve
 from common.flags import run_command
+from common.parts import whole_batches
 from offline.agents.base import BACKWARD, OPTIMISER
 from offline.data.copies import batches_in_order, copies_to
 from offline.progress import FiniteCheck, Progress
@@ -48,7 +49,7 @@ def profile_steps(steps: Callable[[], object], device: torch.device) -> Profile:
     on_card = device.type == "cuda"
     if on_card:
         activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as profiler, record_function("whole"):
+    with whole_batches(), profile(activities=activities) as profiler, record_function("whole"):
         steps()
         if on_card:
             torch.cuda.synchronize(device)

@@ -34,13 +34,15 @@ def keep_freed_memory() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # M_... in glibc's malloc.h
+    trim_threshold, mmap_threshold, mmap_max, arena_max = -1, -3, -4, -8  # M_... in malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(trim_threshold, 2**31 - 1)
         # Some versions refuse so high a threshold (0): they are told never to use mmap instead.
         if not libc.mallopt(mmap_threshold, 1 << 30):
             libc.mallopt(mmap_max, 0)
+        # Other threads would have arenas of 64 MB, which go back to the kernel all the same.
+        libc.mallopt(arena_max, 1)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UsageError
+from common.parts import in_parts
 
 ENCODER_NAMES = ("dqn", "bcq", "pporesnetbase", "bcqresnetbase", "pporesnet20")
 
@@ -110,10 +111,13 @@ class ImpalaEncoder(PixelEncoder):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, observations: Tensor) -> Tensor:
-        x = functional.relu(self.sequences(self.pixels(observations))).flatten(1)
+        x = in_parts(self._convolved, [*self.sequences.parameters()], observations)
         for linear in self.linears:
             x = functional.relu(linear(x))
         return x
+
+    def _convolved(self, observations: Tensor) -> Tensor:
+        return functional.relu(self.sequences(self.pixels(observations))).flatten(1)
 
 
 def make_encoder(name: str, hidden_size: int, scale_pixels: bool = True) -> PixelEncoder:
