@@ -28,9 +28,10 @@ _HEADER = (
 _HOW = """\
 Medians of {repeats} repeats; ours and plain take turns, each in its own process, and the ratios \
 are the medians of those of the pairs. A sample is a transition, of DT and BCT a window of \
-{context_length} steps. Shares are of the time of profiled steps (`torch.profiler`), not of those \
-that the samples per second are taken from: a phase has the time in which the device computes for \
-it, **host** the rest, when Python prepares or logs and the device waits. **forward** holds \
+{context_length} steps. Shares are of the time of profiled steps (`torch.profiler`), whose \
+batches stay whole (`common.parts`), not of those that the samples per second are taken from: a \
+phase has the time in which the device computes for it, **host** the rest, when Python prepares \
+or logs and the device waits. **forward** holds \
 everything of an update but the backward pass and the optimiser: losses, target networks and the \
 passes of them too. **memory** is the most of the training process, interpreter, libraries and \
 mapped frames included; GPU: the most that PyTorch's tensors took. Operations are those of matrix \

@@ -13,16 +13,17 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 T = TypeVar("T")
 
 SMALLEST_PART = 64  # samples; smaller ones are no faster than the whole
-_MAX_PARTS = 4  # the cores are divided between them
+_MAX_PARTS = 4  # the cores are divided between them, and none is left over
 _whole = False
 
 
@@ -56,7 +57,8 @@ def whole_batches() -> Iterator[None]:
 def _number_of_parts(x: Tensor) -> int:
     if torch.compiler.is_compiling() or x.device.type != "cpu" or _whole:
         return 1
-    return max(1, min(torch.get_num_threads(), _MAX_PARTS, len(x) // SMALLEST_PART))
+    threads, most = torch.get_num_threads(), min(_MAX_PARTS, len(x) // SMALLEST_PART)
+    return max((count for count in range(1, most + 1) if threads % count == 0), default=1)
 
 
 class _InParts(torch.autograd.Function):
@@ -71,8 +73,11 @@ class _InParts(torch.autograd.Function):
         return torch.cat([output.detach() for output in ctx.outputs])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        outputs, ctx.outputs = ctx.outputs, None  # each graph can be gone through once
+        outputs, ctx.outputs = ctx.outputs, None
+        if outputs is None:
+            raise RuntimeError("backward goes once through a batch in parts")
         (gradient,) = gradients
 
         def of_part(part: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -102,7 +107,10 @@ def _forward(layers: Callable[[Tensor], Tensor], graph: bool) -> Callable[[Tenso
 
 
 def _each(count: int, work: Callable[[Any], T], parts: Sequence[Any]) -> list[T]:
-    return list(_pool(os.getpid(), count, torch.get_num_threads()).map(work, parts))
+    pool = _pool(os.getpid(), count, torch.get_num_threads())
+    running = [pool.submit(work, part) for part in parts]
+    wait(running)  # all, also where one fails: the others use what the caller may free then
+    return [part.result() for part in running]
 
 
 @functools.cache
@@ -112,12 +120,16 @@ def _pool(pid: int, count: int, threads: int) -> ThreadPoolExecutor:
 
     def begin() -> None:
         torch.get_num_threads()  # or the first operation would set it, to what the others have
-        torch.set_num_threads(max(1, threads // count))
+        torch.set_num_threads(threads // count)
         begun.wait()
 
     pool = ThreadPoolExecutor(count, "part", begin)
-    for _ in range(count):
-        pool.submit(int)
-    begun.wait()
+    try:
+        for _ in range(count):
+            pool.submit(int)
+        begun.wait()
+    except BaseException:
+        begun.abort()  # or those that have begun would wait for ever for one that could not
+        raise
     torch.set_num_threads(threads)  # threads to come take the number that was set last
     return pool

@@ -20,15 +20,19 @@ def is_certain(settings: Mapping[str, Any]) -> bool:
 def ways_to_act(settings: argparse.Namespace, trained: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The settings of training with those to act by, for every mode that an evaluation asks for.
 
-    A flag of acting that was not given has the value that the run was trained with.
+    What was not given of `deterministic`, `eval_eps` and `dt_eval_ret` is as the run was trained.
     """
     acting = {**trained, "precision": settings.precision}
     for name in ("eval_eps", "dt_eval_ret"):
         if name in settings.given:
             acting[name] = getattr(settings, name)
-    modes = getattr(settings, "acting_modes", (settings.deterministic,))  # training has one
+    modes = (trained["deterministic"],)
+    if "deterministic" in settings.given:
+        modes = getattr(settings, "acting_modes", (settings.deterministic,))  # training has one
     ways = [{**acting, "deterministic": mode} for mode in modes]
-    if len(ways) > 1:  # certain with and without the flag, both would be the same
+    # With eval_eps 0 it would be certain all the same: where both modes are asked for, or the 0 is
+    # not of this command, it samples as by default.
+    if "deterministic" in settings.given and (len(ways) > 1 or "eval_eps" not in settings.given):
         for way in ways:
             if is_certain(way) and not way["deterministic"]:
                 way["eval_eps"] = DEFAULT_EVAL_EPS

@@ -29,11 +29,6 @@ def acting_modes(text: str) -> bool | str:
     return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
 
 
-def folder(text: str) -> str:
-    """A path as it is written shortest: `data/1M_E/` is no other dataset than `data/1M_E`."""
-    return str(PurePath(text)) if text else text
-
-
 EXPERIMENT_FLAGS = (
     Flag("algo", str, "bc", "Offline method.", choices=AVAILABLE),
     Flag("env_name", str, "coinrun", "Procgen game.", choices=GAMES),
@@ -60,7 +55,7 @@ EXPERIMENT_FLAGS = (
 DATA_FLAGS = (
     Flag(
         "dataset",
-        folder,
+        str,
         (),
         "Folders that hold one folder of episode files per game; several combine. None: the "
         "built-in data, collected with the bundled policy on first use (50,000 transitions).",
@@ -219,7 +214,7 @@ EVALUATION_FLAGS = (
         "eval_eps",
         float,
         DEFAULT_EVAL_EPS,
-        "Chance of a random action for value-based methods; 0 makes all deterministic.",
+        "Chance of a random action for value-based methods; 0 makes these, and bc, deterministic.",
         minimum=0,
         maximum=1,
         algorithms=("bc", "bcq", "cql", "iql"),
@@ -270,10 +265,11 @@ CHECKPOINT_FLAG = Flag(
 ACTING_MODES_FLAG = Flag(
     "deterministic",
     acting_modes,
-    False,
+    None,
     "True takes the likeliest action, False samples; both does one after the other (with "
-    "--eval_eps 0, which is certain by itself, it then samples as by default). What the run was "
-    "not trained to do goes to evaluate_deterministic.csv or evaluate_sampled.csv.",
+    "--eval_eps 0, which is certain by itself, it then samples as by default); none: as the run "
+    "was trained to. What it was not trained to do goes to evaluate_deterministic.csv or "
+    "evaluate_sampled.csv.",
     choices=(True, False, "both"),
 )
 
@@ -330,7 +326,7 @@ def parse_evaluation(argv: Sequence[str] | None, description: str) -> argparse.N
     if settings.xpid != "latest":  # the link to the newest run
         check_xpid(settings.xpid)
     both = settings.deterministic == "both"
-    settings.acting_modes = (False, True) if both else (settings.deterministic,)
+    settings.acting_modes = (False, True) if both else (bool(settings.deterministic),)
     settings.deterministic = settings.acting_modes[0]
     acted = itertools.product(
         (settings.deterministic, not settings.deterministic), (settings.eval_eps, DEFAULT_EVAL_EPS)
@@ -354,6 +350,8 @@ def _parse(
 ) -> argparse.Namespace:
     settings = parse_flags(flags, argv, description)
     settings.level = getattr(settings, "level", None)
+    # As it is written shortest: `data/1M_E/` is no other dataset than `data/1M_E`.
+    settings.dataset = [str(PurePath(path)) for path in settings.dataset]
     for flag in flags:
         if not flag.algorithms or settings.algo in flag.algorithms:
             continue

@@ -58,7 +58,10 @@ def _run(command: ModuleType, flags: list[str]) -> None:
     """Run one offline command; ToolkitError if it fails."""
     print(f"\n$ python -m {command.__name__} {' '.join(flags)}", flush=True)
     if command.main(flags) != 0:
-        raise ToolkitError(f"{command.__name__} failed; see above")
+        raise ToolkitError(
+            f"{command.__name__} failed; see above (where a run is in the way: --save_path names "
+            "another place)"
+        )
 
 
 def _run_online(module: str, flags: list[str]) -> None:

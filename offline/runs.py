@@ -101,12 +101,17 @@ def _is_finished(settings: argparse.Namespace) -> bool:
     final = run_path(settings) / FINAL
     if not final.exists():
         return False
+    path, recorded = run_path(settings), recorded_settings(run_path(settings))
+    on_one_level = "threshold_metric" in settings
+    if recorded and on_one_level != (recorded.get("level") is not None):
+        other = "not on one level alone" if on_one_level else "on one level alone"
+        raise UsageError(f"{path} is a finished run {other}: --xpid names another")
     shaping = shaping_settings(settings)
-    if recorded_settings(run_path(settings)).get("level") is not None:
+    if on_one_level:
         del shaping["levels"]  # by now they are the level alone,
         if settings.level is None:
             del shaping["level"]  # which the data may have chosen
-    require_settings(run_path(settings), shaping)
+    require_settings(path, shaping)
     logger.info("already finished: %s", final)
     return True
 
@@ -220,7 +225,7 @@ def evaluate_run(settings: argparse.Namespace) -> str:
     """
     if not settings.num_final_episodes:
         raise UsageError("--num_final_episodes 0: there is nothing to evaluate")
-    path = _find_run(settings)
+    path = _find_run(settings).resolve()  # `latest` may name another run before this is done
     checkpoint = checkpoint_in(path, settings.checkpoint)
     trained = _trained_settings(checkpoint, settings)
     rows = {}

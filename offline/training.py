@@ -161,17 +161,20 @@ class Run:
 
         Where the GPU runs out of memory, the frames leave it and the run goes back to model.pt.
         """
+        on_gpu = False
         try:
             return self._train_batch()
         except torch.cuda.OutOfMemoryError:
-            pass  # left first: the error holds the tensors of the broken step
+            on_gpu = True
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):  # what PyTorch says of a host's
                 raise
+        # Out of the handler: the error holds the tensors of the broken step.
+        if not on_gpu:
             raise ToolkitError(
                 f"out of memory in epoch {self.progress.epoch}: try a smaller --batch_size; "
                 f"{what_is_kept(self.rolling)}"
-            ) from error
+            )
         self._leave_gpu()
         # Not with the batch at hand: an update that was broken off may have moved some networks.
         self.restore()

@@ -52,7 +52,13 @@ class EpisodeArchive:
         writes to it: two runs are never mixed. What a run left there that ended before its first
         episode is no hindrance.
         """
+        if self.folder.is_dir():
+            self._require_free()  # before anything is written to what may be somebody's data
         self._keep_others_out()
+        self._require_free()
+        self._write_owner()
+
+    def _require_free(self) -> None:
         there = self.holds()
         if there:
             raise UsageError(
@@ -62,7 +68,6 @@ class EpisodeArchive:
         packed = self.folder / "packed"
         if (packed / "manifest.json").is_file():  # training would find both
             raise UsageError(f"{packed} holds episodes already: name another --{self._flag}")
-        self._write_owner()
 
     def close(self) -> None:
         """Let other processes write to the folder; whoever claimed it, or tried to, calls this."""

@@ -98,6 +98,8 @@ def _training_folder(settings: argparse.Namespace) -> Path:
 
 def _parse_evaluation(argv: Sequence[str]) -> argparse.Namespace:
     settings = parse_evaluation(argv, "")
+    if settings.xpid == "latest":
+        raise UsageError("--xpid latest: which run that is changes while a sweep goes on")
     if settings.checkpoint != "final":
         raise UsageError(
             f"--checkpoint {settings.checkpoint}: a sweep evaluates the final checkpoint, whose "

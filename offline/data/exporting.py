@@ -90,10 +90,17 @@ def common_build(selection: Selection) -> Any:
     differs between the datasets, which is warned about.
     """
     builds = [store.manifest["procgen"] for store in selection.stores]
-    if any(build != builds[0] for build in builds):
+    fullest = max(builds, key=lambda build: len(build or {}))  # older notes tell less
+    if any(not _agree(build, fullest) for build in builds):
         logger.warning("the datasets were made by different Procgen builds: none is noted")
         return None
-    return builds[0]
+    return fullest
+
+
+def _agree(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return all(a[key] == b[key] for key in a.keys() & b.keys())
 
 
 def write_episodes(folder: Path, episodes: Iterable[tuple[str, Episode]], procgen: Any) -> None:

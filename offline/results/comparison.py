@@ -144,8 +144,9 @@ def compare_all(
 def series(comparisons: Iterable[Comparison], axis: Axis) -> list[list[Comparison]]:
     """Where conditions differ in the value of an axis, and not in what must be alike: in its order.
 
-    Where that leaves several for one value, those on the same data are series of their own: which
-    of the others to compare would be arbitrary. Agents act as they were trained to; runs on a
+    Where that leaves several for one value, those on the same data are series of their own, but
+    for an axis whose every value has its own: which of the others to compare would be arbitrary.
+    Agents act as they were trained to; runs on a
     single level say nothing about generalisation.
     """
     several = [c for c in comparisons if c.acting == AS_TRAINED and c.condition.level == NONE]

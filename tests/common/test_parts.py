@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -99,6 +101,42 @@ def test_small_batches_and_single_cores_are_left_whole(
     count = BATCH if threads == 1 else 2 * SMALLEST_PART - 1
     sizes, used, _ = seen_by(encoder, lambda: encoder(frames(count)))
     assert (sizes, used) == ([count], [threading.current_thread()])
+
+
+@pytest.mark.parametrize(
+    ("threads", "parts", "cores"), [(3, 3, 1), (4, 4, 1), (5, 1, 5), (6, 3, 2)]
+)
+def test_no_core_is_left_over(encoder: ImpalaEncoder, threads: int, parts: int, cores: int) -> None:
+    torch.set_num_threads(threads)
+    sizes, _, given = seen_by(encoder, lambda: encoder(frames(4 * SMALLEST_PART)))
+    assert (len(sizes), given) == (parts, [cores] * parts)
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_and_no_wait_for_ever() -> None:
+    script = (
+        "import threading, torch\n"
+        "from common.parts import in_parts\n"
+        "start, begun = threading.Thread.start, []\n"
+        "def scarce(thread):\n"
+        "    begun.append(thread)\n"
+        "    if len(begun) > 1: raise RuntimeError('no more threads')\n"
+        "    start(thread)\n"
+        "threading.Thread.start = scarce\n"
+        "torch.set_num_threads(2)\n"
+        "in_parts(torch.neg, [], torch.zeros(200))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: no more threads" in done.stderr
+
+
+def test_a_graph_is_gone_through_once(encoder: ImpalaEncoder) -> None:
+    loss = encoder(frames()).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward goes once through a batch in parts"):
+        loss.backward()
 
 
 def test_without_gradients_no_graph_is_kept(encoder: ImpalaEncoder) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from common.errors import UsageError
-from offline import evaluate_offline_agent, train_offline_agent
+from offline import evaluate_offline_agent, runs, train_offline_agent
+from offline.acting import ways_to_act
 from offline.arguments import parse_evaluation, parse_training
 from tests.offline_commands import TINY, FinishedRun, flags, read_rows
 
@@ -96,6 +97,45 @@ def test_what_is_not_said_of_acting_is_as_the_run_was_trained(certain_run: Finis
     # Those at the end of training were played by the same agent on the same levels.
     trained = read_rows(certain_run.folder / "final_test_eval.csv")
     assert read_rows(certain_run.folder / "evaluate.csv") == trained
+
+
+def test_a_run_that_is_certain_samples_where_it_is_told_to(certain_run: FinishedRun) -> None:
+    assert evaluate(certain_run, deterministic=False) == 0
+    told = json.loads((certain_run.folder / "evaluate_sampled.json").read_text())
+    assert told["acting"] == "sampled"
+    assert not (certain_run.folder / "evaluate.csv").exists()
+    # The flags that it was trained with stand for what it was trained to do.
+    assert evaluate(certain_run, deterministic=False, eval_eps=0) == 0
+    told = json.loads((certain_run.folder / "evaluate.json").read_text())
+    assert told["acting"] == "deterministic"
+
+
+def test_a_run_trained_to_be_certain_is_evaluated_so_unless_told_otherwise() -> None:
+    trained = vars(parse_training(["--deterministic=True"], ""))
+    for given, modes in (([], [True]), (["--deterministic=False"], [False])):
+        ways = ways_to_act(parse_evaluation(["--xpid=run", *given], ""), trained)
+        assert [way["deterministic"] for way in ways] == modes
+
+
+def test_the_newest_run_is_evaluated_in_its_own_folder_whatever_begins_meanwhile(
+    finished_copy: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = finished_copy.folder.with_name("latest")
+    link.unlink(missing_ok=True)
+    link.symlink_to("run")
+    play = runs.evaluate
+
+    def play_while_another_begins(*args: Any, **kwargs: Any) -> Any:
+        results = play(*args, **kwargs)
+        (finished_copy.folder.with_name("newer")).mkdir()
+        link.unlink()
+        link.symlink_to("newer")
+        return results
+
+    monkeypatch.setattr(runs, "evaluate", play_while_another_begins)
+    assert evaluate(finished_copy, xpid="latest") == 0
+    assert (finished_copy.folder / "evaluate.csv").exists()
+    assert list(link.iterdir()) == []
 
 
 def test_both_modes_of_a_run_that_eval_eps_makes_certain_are_told_apart(

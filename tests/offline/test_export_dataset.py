@@ -251,6 +251,15 @@ def test_the_procgen_build_goes_along(tmp_path: Path, small: Path) -> None:
     assert (facts.env_name, facts.procgen) == (GAME, BUILD)
 
 
+def test_of_two_notes_on_one_build_the_fuller_goes_along(tmp_path: Path, small: Path) -> None:
+    fuller = {**BUILD, "distribution_mode": "easy"}  # which older versions did not note
+    write_game(tmp_path / "other" / GAME, EPISODES)
+    (small / GAME / "build.json").write_text(json.dumps(BUILD))
+    (tmp_path / "other" / GAME / "build.json").write_text(json.dumps(fuller))
+    export("episodes", tmp_path / "out", small, tmp_path / "other")
+    assert json.loads((tmp_path / "out" / GAME / "build.json").read_text()) == fuller
+
+
 def test_two_procgen_builds_are_warned_about_and_not_noted(
     tmp_path: Path, small: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

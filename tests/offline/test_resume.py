@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common.interrupts import Stopped
+from common.parts import SMALLEST_PART
 from offline import training
 from offline.data.packing import open_game
 from offline.data.placement import place_frames
@@ -85,6 +87,34 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, view: TransitionView) -> 
     save_path = tmp_path_factory.mktemp("unbroken")
     fit([make_run(view, save_path, eval_freq=10)])
     return run_folder(save_path)
+
+
+# With batches that are taken in parts
+
+
+def test_a_run_in_parts_that_loses_power_ends_as_an_unbroken_one(
+    dataset: Path, tmp_path: Path
+) -> None:
+    store = open_game(dataset, GAME, progress=False)
+    selection = select_episodes([store])
+    view = make_view("state_actions", selection, place_frames(selection, CPU), 1, CPU)
+    assert isinstance(view, TransitionView)
+    changes = {"agent_model": "pporesnetbase", "hidden_size": 16, "batch_size": 2 * SMALLEST_PART}
+    changes |= {"epochs": 2, "eval_freq": 10, "num_final_episodes": 1}
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fit([make_run(view, tmp_path / "unbroken", **changes)])
+        batches = -(-len(view) // (2 * SMALLEST_PART))
+        cut = EventfulView(view, batches + 2)
+        with pytest.raises(PowerCutError):
+            fit([make_run(cut, tmp_path / "cut", **changes)])
+        again = make_run(view, tmp_path / "cut", **changes)
+        again.restore()
+        fit([again])
+    finally:
+        torch.set_num_threads(before)
+    assert_same_end(run_folder(tmp_path / "cut"), run_folder(tmp_path / "unbroken"))
 
 
 # The real command, killed

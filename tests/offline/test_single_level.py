@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from offline import train_offline_agent
 from offline.arguments import SINGLE_LEVEL_FLAGS, parse_training
 from offline.data.levels import LevelData, choose_level, levels_in
 from offline.data.packing import open_game
@@ -132,6 +134,26 @@ def test_a_finished_run_is_not_trained_again_and_needs_no_data(
     assert "already finished" in caplog.text
     assert checkpoint.stat().st_mtime_ns == before
     assert (run_folder(tmp_path / "runs") / "evaluate.csv").exists()
+
+
+def test_a_run_on_one_level_and_one_on_many_are_not_taken_for_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write_levels(tmp_path / "data", LENGTHS)
+    assert train(dataset, tmp_path / "runs", level=7, num_final_episodes=0) == 0
+    assert train(dataset, tmp_path / "runs", num_final_episodes=0) == 0  # of whichever level
+    folder = run_folder(tmp_path / "runs")
+    plain = flags(TINY, dataset=dataset, save_path=tmp_path / "runs", xpid="run")
+    capsys.readouterr()
+    assert train_offline_agent.main(plain) == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder} is a finished run on one level alone: --xpid names another\n"
+    )
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["settings"]["level"] = None  # as a run on many levels has it
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert train(dataset, tmp_path / "runs") == 2
+    assert "is a finished run not on one level alone" in capsys.readouterr().err
 
 
 def test_a_finished_run_of_another_level_is_refused(

@@ -387,6 +387,7 @@ def test_a_folder_that_holds_a_packed_store_is_refused(
     line = the_error(capsys.readouterr().err)
     assert line.startswith(f"error: {tmp_path / GAME / 'packed'} holds episodes already")
     assert len(PackedStore.open(tmp_path / GAME / "packed").episodes) == 1
+    assert [path.name for path in (tmp_path / GAME).iterdir()] == ["packed"]
 
 
 # Measuring a policy

@@ -40,6 +40,13 @@ def refusal(folder: Path, text: str, module_name: str = "") -> str:
 # As a shell reads
 
 
+def test_the_newest_run_is_no_run_of_a_sweep(tmp_path: Path) -> None:
+    path = tmp_path / "commands.txt"
+    path.write_text("python -m offline.evaluate_offline_agent --xpid=latest\n")
+    with pytest.raises(UsageError, match="line 1: --xpid latest: which run that is changes"):
+        read_commands([path])
+
+
 def test_comments_and_empty_lines_say_nothing(tmp_path: Path) -> None:
     text = f"# a sweep\n\n  python -m {TRAIN} --seed=1  # the first\n\n\npython -m {TRAIN} --seed=2"
     commands = read(tmp_path, text)
