@@ -52,10 +52,14 @@ class EpisodeArchive:
         writes to it: two runs are never mixed. What a run left there that ended before its first
         episode is no hindrance.
         """
-        if self.folder.is_dir():
-            self._require_free()  # before anything is written to what may be somebody's data
+        new = not self._owner_file.exists()
         self._keep_others_out()
-        self._require_free()
+        try:
+            self._require_free()
+        except UsageError:
+            if new:  # somebody's data stay as they were
+                self._owner_file.unlink()
+            raise
         self._write_owner()
 
     def _require_free(self) -> None:
