@@ -28,7 +28,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     games = ["bigfish", "coinrun", "miner"]
     write_study(folder, games=games, methods=["bc", "cql"], seeds=(1, 2), episodes=20)
     for game in games:
-        write_run(folder, RETURNS, env_name=game, algo="bc", seed=1, num_levels=500)
+        write_run(
+            folder, RETURNS, env_name=game, algo="bc", seed=1, num_levels=500, dataset="data/500"
+        )
     return folder
 
 
@@ -57,11 +59,11 @@ def test_every_figure_is_written_as_svg_and_png(written: tuple[Path, list[Figure
         "scores-easy-200-d1M-deterministic",
         "gap-easy-200-d1M-deterministic",
         "profiles-easy-200-d1M-deterministic",
-        "scores-easy-500-d1M",
-        "gap-easy-500-d1M",
-        "profiles-easy-500-d1M",
-        "curves-easy-500-d1M",
-        "levels-bc-easy-500-d1M",
+        "scores-easy-500-d1M-500",
+        "gap-easy-500-d1M-500",
+        "profiles-easy-500-d1M-500",
+        "curves-easy-500-d1M-500",
+        "levels-bc-easy-500-d1M-500",
         "by-num_levels",
     ]
     expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
