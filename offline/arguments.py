@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from common.errors import UsageError
 from common.flags import Flag, check_xpid, parse_flags
@@ -350,8 +350,6 @@ def _parse(
 ) -> argparse.Namespace:
     settings = parse_flags(flags, argv, description)
     settings.level = getattr(settings, "level", None)
-    # As it is written shortest: `data/1M_E/` is no other dataset than `data/1M_E`.
-    settings.dataset = [str(PurePath(path)) for path in settings.dataset]
     for flag in flags:
         if not flag.algorithms or settings.algo in flag.algorithms:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from common.errors import ToolkitError, UsageError
 from common.flags import Flag, short_number, unnamed_settings_hash
@@ -70,7 +70,10 @@ def setting_name(settings: argparse.Namespace, flags: Sequence[Flag]) -> str:
     if "threshold_metric" in s:
         chosen = f"{s.capacity_type[0]}-{s.threshold_metric}"
         parts.append(f"single-{chosen if s.level is None else f'level{s.level}'}")
-    rest = unnamed_settings_hash(flags, s, named | NOT_IN_NAME)
+    # As it is written shortest: `data/1M_E/` is no other dataset than `data/1M_E`.
+    dataset = [str(PurePath(path)) for path in s.dataset]
+    same = argparse.Namespace(**{**vars(s), "dataset": dataset})
+    rest = unnamed_settings_hash(flags, same, named | NOT_IN_NAME)
     if rest:
         parts.append(rest)
     return "-".join(parts)

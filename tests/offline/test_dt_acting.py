@@ -215,10 +215,11 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
 @pytest.mark.slow
 def test_a_target_return_that_is_not_given_is_the_trained_one(trained: FinishedRun) -> None:
     given = flags(trained.settings, save_path=trained.save_path, dt_eval_ret=0.25)
+    acting = {"dt_eval_ret": 1.0, "eval_eps": 0.001, "deterministic": False}
     settings = parse_evaluation(given, "")
-    assert ways_to_act(settings, {"dt_eval_ret": 1.0, "eval_eps": 0.001})[0]["dt_eval_ret"] == 0.25
+    assert ways_to_act(settings, acting)[0]["dt_eval_ret"] == 0.25
     settings = parse_evaluation(flags(trained.settings, save_path=trained.save_path), "")
-    assert ways_to_act(settings, {"dt_eval_ret": 1.0, "eval_eps": 0.001})[0]["dt_eval_ret"] == 1.0
+    assert ways_to_act(settings, acting)[0]["dt_eval_ret"] == 1.0
 
 
 @pytest.mark.slow
