@@ -111,7 +111,7 @@ class ImpalaEncoder(PixelEncoder):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, observations: Tensor) -> Tensor:
-        x = in_parts(self._convolved, [*self.sequences.parameters()], observations)
+        x = in_parts(self._convolved, self.sequences, observations)
         for linear in self.linears:
             x = functional.relu(linear(x))
         return x

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 T = TypeVar("T")
@@ -27,16 +27,17 @@ _MAX_PARTS = 4  # the cores are divided between them, and none is left over
 _whole = False
 
 
-def in_parts(layers: Callable[[Tensor], Tensor], weights: Sequence[Tensor], x: Tensor) -> Tensor:
+def in_parts(layers: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Tensor:
     """`layers(x)` for a batch x (B, ...) that needs no gradient itself.
 
-    `layers` must treat every sample by itself and draw no random numbers; `weights` are those in
-    it. Gradients are those of the whole batch but for rounding, and the same every time.
+    `layers` must treat every sample by itself and draw no random numbers; their weights are
+    those of `module`. Gradients are those of the whole batch but for rounding, and the same every
+    time.
     """
     count = _number_of_parts(x)
     if count == 1:
         return layers(x)
-    learned = [weight for weight in weights if weight.requires_grad]
+    learned = [weight for weight in module.parameters() if weight.requires_grad]
     if not (torch.is_grad_enabled() and learned):
         return torch.cat(_each(count, _forward(layers, False), x.tensor_split(count)))
     joined: Tensor = _InParts.apply(_forward(layers, True), count, x, *learned)

@@ -30,7 +30,7 @@ from common.run_logger import RunFolder, describe_run, recorded_settings, requir
 from common.seeding import derive_seed, seed_everything
 from common.tracking import require_trackers
 from offline.acting import OWN_RESULTS, is_certain, results_name, ways_to_act
-from offline.agents import agent_class, load_agent, make_agent
+from offline.agents import agent_class, load_agent, make_agent, trained_settings
 from offline.agents.base import DatasetFacts
 from offline.data.levels import LevelData, choose_level, levels_in
 from offline.data.loading import LoadedData, load_data, open_stores
@@ -266,8 +266,7 @@ def _find_run(settings: argparse.Namespace) -> Path:
 
 def _trained_settings(checkpoint: Path, settings: argparse.Namespace) -> dict[str, Any]:
     """Those of the checkpoint; ToolkitError if the flags name another run."""
-    _, contents = load_agent(checkpoint, torch.device("cpu"), {"precision": "auto"})
-    trained: dict[str, Any] = contents["settings"]
+    trained = trained_settings(checkpoint)
     level = trained.get("level")
     if settings.level not in (None, level):
         raise ToolkitError(f"{checkpoint} was trained on level {level}, not {settings.level}")

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,12 +52,22 @@ def open_player(
     """
     device = choose_device(settings.no_cuda)
     network, facts = load_policy(checkpoint, device)
-    for name in ("env_name", "hidden_size"):
+    require_trained_with(("env_name", "hidden_size"), facts, checkpoint, settings)
+    return Player(checkpoint, PPOPolicy(network, device, deterministic), facts)
+
+
+def require_trained_with(
+    names: Iterable[str],
+    facts: Mapping[str, Any],
+    checkpoint: Path,
+    settings: argparse.Namespace,
+) -> None:
+    """UsageError if one of these flags is another than the policy tells of its training."""
+    for name in names:
         if facts[name] != getattr(settings, name):
             raise UsageError(
                 f"--{name} {getattr(settings, name)}: {checkpoint} was trained with {facts[name]}"
             )
-    return Player(checkpoint, PPOPolicy(network, device, deterministic), facts)
 
 
 def collect(checkpoint: Path, folder: Path, settings: argparse.Namespace) -> None:

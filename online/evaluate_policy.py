@@ -25,17 +25,14 @@ def _evaluate(argv: Sequence[str] | None) -> None:
 
     from common.evaluation import evaluate, returns_by_split, write_episodes, write_evaluation
     from common.seeding import derive_seed
-    from online.collection import open_player
+    from online.collection import open_player, require_trained_with
     from online.policy_files import named_or_bundled
 
     checkpoint = named_or_bundled(settings.checkpoint_path, settings.env_name)
     player = open_player(checkpoint, settings, settings.deterministic)
     trained = {"distribution_mode": "easy", "num_levels": 200, "start_level": 0, **player.facts}
-    for name in ("distribution_mode", "num_levels"):
-        if name in settings.given and getattr(settings, name) != trained[name]:
-            raise UsageError(
-                f"--{name} {getattr(settings, name)}: {checkpoint} was trained with {trained[name]}"
-            )
+    given = [name for name in ("distribution_mode", "num_levels") if name in settings.given]
+    require_trained_with(given, trained, checkpoint, settings)
     if trained["start_level"]:
         raise UsageError(
             f"{checkpoint} was trained on levels from {trained['start_level']} on, and the splits "

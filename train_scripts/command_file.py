@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from common.errors import UsageError
 from common.flags import Flag
@@ -146,7 +145,8 @@ def _evaluated(command: Command) -> bool:
     The file of another checkpoint does not count. Another number of episodes is no other
     evaluation.
     """
-    trained = _trained_settings(command)
+    # The command's own where the run does not tell.
+    trained = {**vars(command.settings), **recorded_settings(command.folder)}
     names = {results_name(way, trained) for way in ways_to_act(command.settings, trained)}
     return all(_is_of_final(command.folder / f"{name}.csv") for name in names)
 
@@ -160,11 +160,6 @@ def _is_of_final(evaluation: Path) -> bool:
         return bool(document["checkpoint"] == "final")
     except (OSError, ValueError, KeyError, TypeError):
         return True
-
-
-def _trained_settings(command: Command) -> dict[str, Any]:
-    """Those that the run was trained with; the command's where the run does not tell."""
-    return {**vars(command.settings), **recorded_settings(command.folder)}
 
 
 def _trained_on_one_level(command: Command) -> bool:

@@ -33,6 +33,14 @@ def make_agent(
     return agent_class(settings["algo"])(settings, facts, device)
 
 
+def trained_settings(path: Path) -> dict[str, Any]:
+    """What the agent of a checkpoint was trained with; ToolkitError as of `load_agent`."""
+    contents = checkpoints.load(path, KIND)
+    if not isinstance(contents.get("settings"), dict):
+        raise ToolkitError(f"{path} lacks what an agent is rebuilt from ('settings')")
+    return dict(contents["settings"])
+
+
 def load_agent(
     path: Path, device: torch.device, acting: Mapping[str, Any] | None = None
 ) -> tuple[OfflineAgent[Any], dict[str, Any]]:

@@ -123,7 +123,7 @@ def test_a_thread_that_cannot_be_started_is_an_error_and_no_wait_for_ever() -> N
         "    start(thread)\n"
         "threading.Thread.start = scarce\n"
         "torch.set_num_threads(2)\n"
-        "in_parts(torch.neg, [], torch.zeros(200))\n"
+        "in_parts(torch.neg, torch.nn.Identity(), torch.zeros(200))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
@@ -172,6 +172,6 @@ def test_what_a_part_fails_with_is_raised() -> None:
     def fail(part: Tensor) -> Tensor:
         raise ValueError(f"{len(part)} samples")
 
-    weights = [torch.zeros(3, requires_grad=True)]
+    module = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match=f"{SMALLEST_PART}|{SMALLEST_PART + 1} samples"):
-        in_parts(fail, weights, frames())
+        in_parts(fail, module, frames())
